@@ -1,0 +1,1 @@
+"""Decide: may this client, sender, recipient do this?"""

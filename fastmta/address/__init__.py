@@ -1,0 +1,1 @@
+"""Addresses: parsing, quoting, classes, resolution to transport and next hop."""

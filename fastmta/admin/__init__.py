@@ -1,0 +1,1 @@
+"""Control socket of a worker, and what asks it."""

@@ -1,0 +1,1 @@
+"""Report: delivery status notifications."""

@@ -1,0 +1,1 @@
+"""Rewrite: envelope and headers into their final form, before the queue."""

@@ -1,0 +1,1 @@
+"""The multi-call program and its Postfix-named entry points."""

@@ -1,0 +1,1 @@
+"""main.cf and master.cf: syntax, the typed table of parameters, the immutable configuration."""

@@ -1,0 +1,1 @@
+"""Deliver: smtp, lmtp, error, retry, discard."""

@@ -1,0 +1,1 @@
+"""Pure data: envelopes, recipients, messages, outcomes."""

@@ -1,0 +1,1 @@
+"""Sockets, DNS and TLS below the protocols."""

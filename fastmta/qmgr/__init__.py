@@ -1,0 +1,1 @@
+"""Schedule: which message, to which destination, when."""

@@ -1,0 +1,1 @@
+"""Keep: the log, its index, recovery and reclaiming."""

@@ -1,0 +1,1 @@
+"""Accept: SMTP server sessions."""
