@@ -1,1 +1,1 @@
-"""Processes: the master, its workers, and the one place that wires the steps together."""
+"""The supervisor: sockets, workers, signals; and the worker, the one place that wires the steps together."""
