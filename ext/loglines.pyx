@@ -1,0 +1,201 @@
+"""The log lines of every message, made fast: client=, message-id=, from=, to=, removed; and times as Postfix writes them.
+
+observe/lines.py offers them together with all other lines; nobody else imports this module. Pure functions from typed
+arguments to text without the "postfix/service[pid]: " prefix; observe/log.py replaces control characters. Addresses come in
+internal form and are logged in external form, quoted where they must be (info_log_addr_form = external). They raise
+nothing for any str and finite float. Reference: Postfix's delay_logging_resolution_limit in postconf(5).
+"""
+
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND, PyUnicode_READ, PyUnicode_FromStringAndSize
+
+from fastmta.address.quote import quote_822_local
+
+
+cdef unsigned char[128] ATOM  # 1: may stand in an unquoted local part
+
+
+cdef void fill_atom() noexcept:
+    cdef int c
+    for c in range(128):
+        ATOM[c] = 1 if 33 <= c < 127 else 0
+    for c in b'()<>@,;:\\"[].':
+        ATOM[c] = 0
+
+
+fill_atom()
+
+cdef int[7] POWERS = [1, 10, 100, 1000, 10000, 100000, 1000000]
+
+
+cdef bint plain(str address) noexcept:
+    """Is the local part a dot-string, so that the external form is the internal one?"""
+    cdef Py_ssize_t i, end, n = len(address)
+    cdef int kind = PyUnicode_KIND(address)
+    cdef void *data = PyUnicode_DATA(address)
+    cdef Py_UCS4 c
+    cdef bint dot = True  # a dot may not come first, nor after a dot
+    end = n
+    for i in range(n - 1, -1, -1):
+        if PyUnicode_READ(kind, data, i) == c'@':
+            end = i
+            break
+    if end == 0:
+        return n == 0
+    for i in range(end):
+        c = PyUnicode_READ(kind, data, i)
+        if c == c'.':
+            if dot:
+                return False
+            dot = True
+        elif c < 128 and not ATOM[c]:
+            return False
+        else:
+            dot = False
+    return not dot
+
+
+cdef inline str external(str address):
+    return address if plain(address) else quote_822_local(address)
+
+
+cdef int put_number(char *out, long value) noexcept:
+    cdef char[24] digits
+    cdef int n = 0, i
+    while True:
+        digits[n] = <char>(48 + value % 10)
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    for i in range(n):
+        out[i] = digits[n - 1 - i]
+    return n
+
+
+cdef int put_time(char *out, double seconds, int sig_dig, int max_dig) noexcept:
+    """Write a time with sig_dig significant digits below ten seconds or so, at most max_dig decimals; the length."""
+    cdef long sec, usec, n, rem, ures, wid
+    cdef int length
+    if not seconds > 0:  # clocks jump back; also NaN
+        seconds = 0
+    if seconds > 1e15:
+        seconds = 1e15
+    sec = <long>seconds
+    usec = <long>((seconds - <double>sec) * 1e6 + 0.5)
+    if usec >= 1000000:
+        sec += 1
+        usec -= 1000000
+    ures = 1000000 // POWERS[max_dig]
+    wid = POWERS[sig_dig]
+    if ures < 1000000:
+        if sec > 0:
+            n = 1
+            while sec >= n and n <= wid // 10:
+                n *= 10
+            ures = (1000000 // wid) * n
+        else:
+            while usec >= wid * ures:
+                ures *= 10
+    if ures > 1:
+        usec += ures // 2
+        if usec >= 1000000:
+            sec += 1
+            usec -= 1000000
+    length = put_number(out, sec)
+    if usec >= ures:
+        out[length] = c'.'
+        length += 1
+        rem = usec
+        n = 100000
+        while rem >= ures and n > 0:
+            out[length] = <char>(48 + rem // n)
+            length += 1
+            rem %= n
+            n //= 10
+    return length
+
+
+def format_tv(double seconds, int sig_dig=2, int max_dig=6) -> str:
+    """A time in seconds as text, as Postfix's format_tv does. Raises ValueError outside 1..6 and 0..6 digits."""
+    cdef char[40] out
+    if not (1 <= sig_dig <= 6 and 0 <= max_dig <= 6):
+        raise ValueError("digits out of range")
+    return PyUnicode_FromStringAndSize(out, put_time(out, seconds, sig_dig, max_dig))
+
+
+def client(str queue_id, str client) -> str:
+    """smtpd: a transaction began. client is "name[address]"."""
+    return f"{queue_id}: client={client}"
+
+
+def message_id(str queue_id, str value) -> str:
+    """cleanup: value is the Message-Id: header's, with its angle brackets."""
+    return f"{queue_id}: message-id={value}"
+
+
+def queue_active(str queue_id, str sender, long size, long nrcpt) -> str:
+    """qmgr: the message entered the active queue."""
+    return f"{queue_id}: from=<{external(sender)}>, size={size}, nrcpt={nrcpt} (queue active)"
+
+
+def removed(str queue_id) -> str:
+    """qmgr: all is done."""
+    return f"{queue_id}: removed"
+
+
+def delivery(
+    str queue_id,
+    str to,
+    str orig_to,
+    str relay,
+    long conn_use,
+    double before,
+    double queued,
+    double setup,
+    double transfer,
+    str dsn,
+    str status,
+    str text,
+    int resolution=2,
+) -> str:
+    """smtp, local, error ...: what became of a recipient.
+
+    before, queued, setup and transfer are seconds: before the queue manager, in it, connection set-up, transmission; delay= is their sum.
+    conn_use counts this connection's messages; resolution is delay_logging_resolution_limit.
+    """
+    cdef char[260] out
+    cdef int n = 0
+    if resolution > 6 or resolution < 0:
+        resolution = 2
+    if before < 0:
+        before = 0
+    if queued < 0:
+        queued = 0
+    if setup < 0:
+        setup = 0
+    if transfer < 0:
+        transfer = 0
+    n = put_time(out, before + queued + setup + transfer, 2, resolution)
+    for c in b", delays=":
+        out[n] = <char>c
+        n += 1
+    n += put_time(out + n, before, 2, resolution)
+    out[n] = c'/'
+    n += 1
+    n += put_time(out + n, queued, 2, resolution)
+    out[n] = c'/'
+    n += 1
+    n += put_time(out + n, setup, 2, resolution)
+    out[n] = c'/'
+    n += 1
+    n += put_time(out + n, transfer, 2, resolution)
+    cdef str delays = PyUnicode_FromStringAndSize(out, n)
+    cdef str expanded = ""
+    cdef str reused = ""
+    if orig_to and orig_to != to and orig_to.casefold() != to.casefold():
+        expanded = f", orig_to=<{external(orig_to)}>"
+    if conn_use > 1:
+        reused = f", conn_use={conn_use}"
+    return (
+        f"{queue_id}: to=<{external(to)}>{expanded}, relay={relay}{reused}, delay={delays}, dsn={dsn}, status={status} ({text})"
+    )
