@@ -1,12 +1,16 @@
-"""The log lines of every message, made fast: client=, message-id=, from=, to=, removed; and times as Postfix writes them.
+"""The log lines of every message, made fast: client=, message-id=, from=, to=, removed; times; and their buffer.
 
-observe/lines.py offers them together with all other lines; nobody else imports this module. Pure functions from typed
-arguments to text without the "postfix/service[pid]: " prefix; observe/log.py replaces control characters. Addresses come in
-internal form and are logged in external form, quoted where they must be (info_log_addr_form = external). They raise
-nothing for any str and finite float. Reference: Postfix's delay_logging_resolution_limit in postconf(5).
+observe/lines.py offers the lines together with all others, observe/log.py uses the buffer; nobody else imports this
+module. The lines are pure functions from typed arguments to text without the "postfix/service[pid]: " prefix;
+LineBuffer replaces control characters. Addresses come in internal form and are logged in external form, quoted where
+they must be (info_log_addr_form = external). They raise nothing for any str and finite float. Reference:
+delay_logging_resolution_limit in postconf(5).
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND, PyUnicode_READ, PyUnicode_FromStringAndSize
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
 
 from fastmta.address.quote import quote_822_local
 
@@ -160,8 +164,8 @@ def delivery(
 ) -> str:
     """smtp, local, error ...: what became of a recipient.
 
-    before, queued, setup and transfer are seconds: before the queue manager, in it, connection set-up, transmission; delay= is their sum.
-    conn_use counts this connection's messages; resolution is delay_logging_resolution_limit.
+    before, queued, setup and transfer are seconds: before the queue manager, in it, connection set-up, transmission;
+    delay= is their sum. conn_use counts this connection's messages; resolution is delay_logging_resolution_limit.
     """
     cdef char[260] out
     cdef int n = 0
@@ -197,5 +201,85 @@ def delivery(
     if conn_use > 1:
         reused = f", conn_use={conn_use}"
     return (
-        f"{queue_id}: to=<{external(to)}>{expanded}, relay={relay}{reused}, delay={delays}, dsn={dsn}, status={status} ({text})"
+        f"{queue_id}: to=<{external(to)}>{expanded}, relay={relay}{reused}, delay={delays}, "
+        f"dsn={dsn}, status={status} ({text})"
     )
+
+
+cdef int TEXT_LIMIT = 2000  # bytes of one line's text, as Postfix cuts it
+
+
+def clean(str line) -> bytes:
+    """The bytes of a line: UTF-8, control characters and what is no UTF-8 replaced by "?", cut at 2000 bytes."""
+    cdef LineBuffer buffer = LineBuffer()
+    buffer.append(b"", line)
+    return PyBytes_FromStringAndSize(buffer.data, buffer.used - 1)
+
+
+cdef class LineBuffer:
+    """Gathers log lines until the end of the loop turn."""
+
+    cdef char *data
+    cdef Py_ssize_t used, room
+
+    def __cinit__(self):
+        self.room = 4096
+        self.data = <char *>malloc(self.room)
+        if self.data == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.data)
+
+    def __len__(self) -> int:
+        return self.used
+
+    cpdef append(self, bytes prefix, str line):
+        """Add prefix, the line as clean() makes it, and a line feed."""
+        cdef const unsigned char *text
+        cdef char *out
+        cdef char *grown
+        cdef bytes encoded
+        cdef Py_ssize_t i, n, head = PyBytes_GET_SIZE(prefix)
+        cdef unsigned char c, bad = 0
+        if line.isascii():
+            text = <const unsigned char *>PyUnicode_DATA(line)
+            n = len(line)
+        else:
+            encoded = line.encode("utf-8", "replace")
+            text = <const unsigned char *>PyBytes_AS_STRING(encoded)
+            n = PyBytes_GET_SIZE(encoded)
+        if n > TEXT_LIMIT:
+            n = TEXT_LIMIT
+        if self.used + head + n + 1 > self.room:
+            i = self.room * 2 + head + n + 1
+            grown = <char *>realloc(self.data, i)
+            if grown == NULL:
+                raise MemoryError
+            self.data = grown
+            self.room = i
+        out = self.data + self.used
+        memcpy(out, PyBytes_AS_STRING(prefix), head)
+        out += head
+        memcpy(out, text, n)
+        out[n] = c'\n'
+        for i in range(n):  # one pass without a branch: lines with control characters are rare
+            c = text[i]
+            bad |= (c < 32) | (c == 127)
+        if bad:
+            for i in range(n):
+                if text[i] < 32 or text[i] == 127:
+                    out[i] = c'?'
+        self.used += head + n + 1
+
+    cpdef bytes take(self):
+        """All that was gathered; the buffer is empty then, and small again after a burst."""
+        cdef bytes result = PyBytes_FromStringAndSize(self.data, self.used)
+        cdef char *shrunk
+        self.used = 0
+        if self.room > 1 << 20:
+            shrunk = <char *>realloc(self.data, 4096)
+            if shrunk != NULL:
+                self.data = shrunk
+                self.room = 4096
+        return result

@@ -1,11 +1,9 @@
 """Mail addresses between their internal form and the two external ones: quoting and unquoting of the local part.
 
 Internal form: what the user means, `joe smith@example.com`; external form: what goes on the wire, `"joe
-smith"@example.com`.
-Called by smtpd/ (unquote what the client said), deliver/ and bounce/ (quote it again), observe/ (logs show the external
-form).
-Bytes above 127 stay as they are. Raises nothing. RFC 5321 section 4.1.2, RFC 5322 section 3.4.1; Postfix's quote_822_local(3)
-and quote_821_local(3).
+smith"@example.com`. Called by smtpd/ (unquote what the client said), deliver/ and bounce/ (quote it again), observe/
+(logs show the external form). Bytes above 127 stay as they are. Raises nothing. RFC 5321 section 4.1.2, RFC 5322
+section 3.4.1; Postfix's quote_822_local(3) and quote_821_local(3).
 """
 
 from __future__ import annotations

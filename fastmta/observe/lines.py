@@ -1,13 +1,11 @@
 """Every log line, from typed arguments, to the letter of Postfix: what pflogsumm, fail2ban and their like read.
 
 Called by whoever has something to tell; the result goes to observe.log.Log.write(service, line), which adds the time,
-the
-host and "postfix/service[pid]: " and replaces control characters. The service that Postfix would log a line as is the
-first word of
-each function's docstring. Addresses come in internal form and are logged in external form (quoted where they must be);
-`client` is always "name[address]". The lines of every message (client, message_id, queue_active, delivery, removed) are
-compiled. Nothing is raised. Reference: the log of Postfix itself; postfix-formats of its manual pages smtpd(8), cleanup(8),
-qmgr(8), bounce(8), anvil(8).
+the host and "postfix/service[pid]: " and replaces control characters. The service that Postfix would log a line as is
+the first word of each function's docstring. Addresses come in internal form and are logged in external form (quoted
+where they must be); `client` is always "name[address]". The lines of every message (client, message_id, queue_active,
+delivery, removed) are compiled. Nothing is raised. Reference: the log of Postfix itself; postfix-formats of its manual
+pages smtpd(8), cleanup(8), qmgr(8), bounce(8), anvil(8).
 """
 
 from __future__ import annotations
@@ -197,11 +195,12 @@ def reject_header(
 
 def expired(queue_id: str, sender: str, forced: bool = False) -> str:
     """qmgr: the queue lifetime is over, or postsuper -e ended it."""
-    return f"{queue_id}: from=<{quote_822_local(sender)}>, status={'force-expired' if forced else 'expired'}, returned to sender"
+    status = "force-expired" if forced else "expired"
+    return f"{queue_id}: from=<{quote_822_local(sender)}>, status={status}, returned to sender"
 
 
 def notification(queue_id: str, kind: str, notice_id: str, to_postmaster: bool = False) -> str:
-    """bounce: a notification was made. kind: "non-delivery", "delay" or "delivery status"; notice_id: its own queue id."""
+    """bounce: a notification was made. kind: "non-delivery", "delay", "delivery status"; notice_id: its own queue id."""
     return f"{queue_id}: {'postmaster' if to_postmaster else 'sender'} {kind} notification: {notice_id}"
 
 
