@@ -1,7 +1,7 @@
 """Who the workers run as: mail_owner when the master is root, else the user that started it.
 
-Used by master/supervisor.py (ownership of the queue) and by each worker before it reads a byte from the network. Like Postfix, a worker
-keeps no supplementary groups. Raises IdentityError with the parameter at fault.
+Used by master/supervisor.py (ownership of the queue) and by each worker before it reads a byte from the network. Like
+Postfix's daemons, a worker keeps no supplementary groups. Raises IdentityError with the parameter at fault.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import msgspec
 
 
 class IdentityError(Exception):
-    """mail_owner or setgid_group names nobody, or root."""
+    """mail_owner names nobody, or root."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """A user and group, and whether this process has to change to them."""
+    """A user and a group, and whether this process has to change to them."""
 
     uid: int
     gid: int
@@ -34,26 +34,22 @@ class Identity(msgspec.Struct, frozen=True):
         os.setresuid(self.uid, self.uid, self.uid)
 
     def give(self, path: str | os.PathLike[str], gid: int = -1) -> None:
-        """Make this user the owner of that file, where the process may."""
+        """Make this user the owner of that file, where the process may do so."""
         if self.change:
             os.chown(path, self.uid, gid, follow_symlinks=False)
 
 
 def find(mail_owner: str) -> Identity:
-    """The identity of workers. Without root it is the calling user, whatever mail_owner says: nothing else is possible."""
+    """The identity of the workers. Without root it is the calling user, whatever mail_owner says."""
     if os.geteuid() != 0:
         uid = os.geteuid()
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            name = str(uid)
-        return Identity(uid, os.getegid(), name, change=False)
+        return Identity(uid, os.getegid(), _name(uid), change=False)
     try:
         entry = pwd.getpwnam(mail_owner)
     except KeyError:
         raise IdentityError(f"parameter mail_owner: unknown user name value: {mail_owner}") from None
     if entry.pw_uid == 0:
-        raise IdentityError(f"parameter mail_owner: user {mail_owner} has privileged user ID 0")
+        raise IdentityError(f"parameter mail_owner: user {mail_owner} has privileged user ID: 0")
     return Identity(entry.pw_uid, entry.pw_gid, entry.pw_name, change=True)
 
 
@@ -63,3 +59,10 @@ def group(setgid_group: str) -> int:
         return grp.getgrnam(setgid_group).gr_gid
     except KeyError:
         return -1
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

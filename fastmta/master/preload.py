@@ -1,0 +1,50 @@
+"""Imports everything that a worker may ever need, before the fork.
+
+Called by master/supervisor.py once. Two reasons: workers share the memory of what the master loaded, and a worker that
+gave up root may no longer be able to read the files of its own program. Some libraries import parts of themselves at
+first use: those are named here. Raises ImportError.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import pkgutil
+from typing import Final
+
+# The command line and the master itself need nothing more; everything else may run in a worker.
+NOT_NEEDED: Final = ("fastmta.cli",)
+LAZY: Final = (
+    "encodings.idna",
+    "encodings.punycode",
+    "encodings.latin_1",
+    "encodings.utf_8_sig",
+    "stringprep",
+    "uvloop",
+)
+LAZY_PACKAGES: Final = ("dns.rdtypes.ANY", "dns.rdtypes.IN")
+
+
+def preload() -> None:
+    """Import all of it, and move it out of the garbage collector's sight so that no page of it is written to again."""
+    importlib.import_module("fastmta")
+    for name in _modules("fastmta"):
+        if not name.startswith(NOT_NEEDED):
+            importlib.import_module(name)
+    for name in LAZY:
+        importlib.import_module(name)
+    for package in LAZY_PACKAGES:
+        for name in _modules(package):
+            importlib.import_module(name)
+    freeze()
+
+
+def freeze() -> None:
+    """Collect, then exempt all that lives from collection: a collector run would unshare its pages."""
+    gc.collect()
+    gc.freeze()
+
+
+def _modules(package: str) -> list[str]:
+    path = importlib.import_module(package).__path__
+    return [info.name for info in pkgutil.walk_packages(path, package + ".")]
