@@ -1,0 +1,236 @@
+"""$name in parameter values: what Postfix's mac_expand(3) makes of them.
+
+    $name  ${name}  $(name)                 the value, expanded in turn; empty where it has none
+    $$                                      a dollar sign
+    ${name?text}  ${name?{text}}            text if the value is not empty
+    ${name:text}  ${name:{text}}            text if it is
+    ${name?{text1}:{text2}}                 one or the other
+    ${{left} OP {right} ? {text1} : {text2}}    OP: == != < <= >= >, compares as text; with the suffix "length" by length, with
+                                            the suffix "level" as compatibility levels (3.10 is more than 3.2)
+
+Called by Config for every value at its first use. A syntax error is not raised here: Expansion says it, and what was made so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+Lookup = Callable[[str], str | None]
+
+_BLANKS: Final = " \t\r\n"
+_OPERATOR_CHARACTERS: Final = "<>!=?+-*/~&|%"
+_OPERATORS: Final = ("==", "!=", "<", "<=", ">=", ">")
+_OPERATOR_EXPECTED: Final = '"==" or "!="" or "<"" or "<="" or ">="" or ">" expected at: "...{}}}>>>{:.20}"'
+_MAX_DEPTH: Final = 100
+
+
+class _SyntaxProblem(Exception):
+    """Ends the expansion of one value; its text is the warning."""
+
+
+class Expansion:
+    """The result of one expansion: text; undefined: some $name had no value; error: "" or what is wrong with the syntax."""
+
+    __slots__ = ("_lookup", "_out", "error", "undefined")
+
+    def __init__(self, text: str, lookup: Lookup) -> None:
+        """Expands text; lookup gives the unexpanded value of a name, or None."""
+        self._lookup = lookup
+        self._out: list[str] = []
+        self.undefined = False
+        self.error = ""
+        try:
+            self._parse(text, self._out, 0)
+        except _SyntaxProblem as problem:
+            self.error = str(problem)
+
+    @property
+    def text(self) -> str:
+        """What came out, up to the error if there is one."""
+        return "".join(self._out)
+
+    def _parse(self, text: str, out: list[str], depth: int) -> None:
+        at = 0
+        while True:
+            dollar = text.find("$", at)
+            if dollar < 0:
+                out.append(text[at:])
+                return
+            out.append(text[at:dollar])
+            following = text[dollar + 1 : dollar + 2]
+            if following == "$":
+                out.append("$")
+                at = dollar + 2
+                continue
+            if following == "{" or following == "(":
+                end = _closing(text, dollar + 1, following, "}" if following == "{" else ")")
+                if end < 0:
+                    raise _SyntaxProblem(f'truncated macro reference: "{text}"')
+                inside = text[dollar + 2 : end]
+                at = end + 1
+            else:
+                at = _end_of_name(text, dollar + 1)
+                inside = text[dollar + 1 : at]
+            if not inside:
+                raise _SyntaxProblem(f'empty macro name: "{text}"')
+            if depth > _MAX_DEPTH:
+                raise _SyntaxProblem(f'unreasonable macro call nesting: "{inside}"')
+            self._expression(inside, out, depth + 1)
+
+    def _expression(self, text: str, out: list[str], depth: int) -> None:
+        """One ${...}: text is what is between the braces."""
+        start = _skip_blanks(text, 0)
+        value: str | None
+        if text[start : start + 1] == "{":
+            value, at = self._comparison(text, start, depth)
+            if at < len(text) and text[at] not in "?:":
+                raise _SyntaxProblem(f'"?" or ":" expected at: "...}}>>>{text[at:]:.20}"')
+        else:
+            end = _end_of_name(text, start)
+            at = _skip_blanks(text, end)
+            if at < len(text) and text[at] not in "?:":
+                raise _SyntaxProblem(f'attribute name syntax error at: "...{text[:end]}>>>{text[end:]:.20}"')
+            value = self._lookup(text[start:end])
+        if at == len(text):
+            if value is None:
+                self.undefined = True
+            elif value and text[start : start + 1] == "{":
+                out.append(value)
+            elif value:
+                self._parse(value, out, depth)
+            return
+        if text[at] == "?":
+            chosen, at = self._operand(text, at + 1)
+            if value:
+                self._parse(chosen, out, depth)
+            if at == len(text):
+                return
+            if text[at] != ":":
+                raise _SyntaxProblem(f'":" expected at: "...{chosen}}}>>>{text[at:]:.20}"')
+        chosen, at = self._operand(text, at + 1)
+        if not value:
+            self._parse(chosen, out, depth)
+        if at < len(text):
+            raise _SyntaxProblem(f'unexpected input at: "...{chosen}}}>>>{text[at:]:.20}"')
+
+    def _operand(self, text: str, at: int) -> tuple[str, int]:
+        """What follows ? or : at a position: {text}, with blanks around it, or the whole rest as it is."""
+        brace = _skip_blanks(text, at)
+        if text[brace : brace + 1] == "{":
+            return self._braced(text, brace)
+        return text[at:], len(text)
+
+    def _braced(self, text: str, at: int) -> tuple[str, int]:
+        """The inside of the {} at a position, and the position after it and the blanks that follow."""
+        end = _closing(text, at, "{", "}")
+        if end < 0:
+            raise _SyntaxProblem(f'unbalanced {{}} in attribute expression: "{text[at:]}"')
+        return text[at + 1 : end], _skip_blanks(text, end + 1)
+
+    def _comparison(self, text: str, at: int, depth: int) -> tuple[str, int]:
+        """{left} OP {right}: "true" or "", and the position after it."""
+        left, at = self._braced(text, at)
+        end = at
+        while end < len(text) and text[end] in _OPERATOR_CHARACTERS:
+            end += 1
+        operator = text[at:end]
+        if operator not in _OPERATORS:
+            raise _SyntaxProblem(_OPERATOR_EXPECTED.format(left, text[at:]))
+        word_end = _end_of_name(text, end)
+        suffix = text[end:word_end]
+        if suffix not in ("", "level", "length"):
+            raise _SyntaxProblem(f'bad operator suffix at: "...{operator}>>>{suffix:.20}"')
+        at = _skip_blanks(text, word_end)
+        if text[at : at + 1] != "{":
+            raise _SyntaxProblem(f'"{{expression}}" expected at: "...{{{left}}} {operator}{suffix}>>>{text[at:]:.20}"')
+        right, at = self._braced(text, at)
+        sides: list[str] = []
+        for side in (left, right):
+            out: list[str] = []
+            self._parse(side, out, depth)
+            sides.append("".join(out))
+        return "true" if _compare(sides[0], sides[1], operator, suffix) else "", at
+
+
+def expand(text: str, lookup: Lookup) -> Expansion:
+    """Expand every $name of a value."""
+    return Expansion(text, lookup)
+
+
+def names_in(text: str) -> set[str]:
+    """All names that a value mentions, in any branch of a condition, whether the syntax is right or not."""
+    names: set[str] = set()
+    at = text.find("$")
+    while at >= 0:
+        start = at + 1
+        if text[start : start + 1] == "$":
+            at = text.find("$", start + 1)
+            continue
+        if text[start : start + 1] in ("{", "("):
+            start = _skip_blanks(text, start + 1)
+        end = _end_of_name(text, start)
+        if end > start:
+            names.add(text[start:end])
+        at = text.find("$", max(end, at + 1))
+    return names
+
+
+def compatibility_level(text: str) -> tuple[int, int, int]:
+    """A level such as "3.6" as numbers that compare; raises ValueError with Postfix's words."""
+    parts = text.strip(_BLANKS).split(".")
+    if len(parts) > 3 or not all(part.isdigit() and part.isascii() for part in parts):
+        raise ValueError(f'malformed compatibility level syntax: "{text}"')
+    numbers = [int(part) for part in parts] + [0, 0]
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _compare(left: str, right: str, operator: str, suffix: str) -> bool:
+    order: int
+    if suffix == "level":
+        try:
+            levels = compatibility_level(left), compatibility_level(right)
+        except ValueError as error:
+            raise _SyntaxProblem(str(error)) from None
+        order = (levels[0] > levels[1]) - (levels[0] < levels[1])
+    elif suffix == "length":
+        order = len(left) - len(right)
+    else:
+        order = (left > right) - (left < right)
+    if operator == "==":
+        return order == 0
+    if operator == "!=":
+        return order != 0
+    if operator == "<":
+        return order < 0
+    if operator == "<=":
+        return order <= 0
+    if operator == ">=":
+        return order >= 0
+    return order > 0
+
+
+def _closing(text: str, at: int, opening: str, closing: str) -> int:
+    """The position of what closes the bracket at a position, or -1."""
+    level = 0
+    for position in range(at, len(text)):
+        character = text[position]
+        if character == opening:
+            level += 1
+        elif character == closing:
+            level -= 1
+            if not level:
+                return position
+    return -1
+
+
+def _end_of_name(text: str, at: int) -> int:
+    while at < len(text) and (text[at] == "_" or (text[at].isascii() and text[at].isalnum())):
+        at += 1
+    return at
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _BLANKS:
+        at += 1
+    return at

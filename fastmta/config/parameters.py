@@ -1,0 +1,121 @@
+"""The one table of parameters: what each is called, how its value is read, its default, and whether it does anything here.
+
+Config reads values through it, `fastmta check` reports with it, and postconf and the reference page will print it. The rows are in
+rows_*.py, by area; the parameters of Postfix that are not supported yet are in postfix.cf beside this file, with Postfix's defaults,
+and are read only when a name is not in the rows.
+
+Sources: postconf(5); values and limits are those of Postfix 3.7, except where a newer Postfix is safer (smtpd_forbid_bare_newline,
+smtpd_forbid_unauth_pipelining).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Final, NamedTuple
+
+
+class Kind(Enum):
+    """How a value is read; RAW is text in which $name stays as it is."""
+
+    STR = "string"
+    RAW = "raw"
+    LIST = "list"
+    INT = "integer"
+    SIZE = "size"
+    BOOL = "boolean"
+    TIME = "time"
+
+
+class State(Enum):
+    """Whether setting a parameter changes anything."""
+
+    WORKS = "works"
+    NO_EFFECT = "no effect"
+    NOT_YET = "not supported yet"
+
+
+class Parameter(NamedTuple):
+    """One row. low and high bound a number (or seconds, or a string's length), 0 meaning no bound, as in Postfix's own tables;
+    doc says what the parameter does, or, for NO_EFFECT, why it does nothing here.
+    """  # noqa: D205
+
+    name: str
+    kind: Kind
+    default: str
+    low: int = 0
+    high: int = 0
+    state: State = State.WORKS
+    doc: str = ""
+
+
+# The per-transport families of qmgr(8), pipe(8) and spawn(8): TRANSPORT_suffix, whose default is $base.
+FAMILIES: Final[dict[str, str]] = {
+    suffix: suffix
+    if suffix == "initial_destination_concurrency"
+    else "command_time_limit"
+    if suffix == "time_limit"
+    else f"default_{suffix}"
+    for suffix in (
+        "delivery_slot_cost",
+        "delivery_slot_discount",
+        "delivery_slot_loan",
+        "destination_concurrency_failed_cohort_limit",
+        "destination_concurrency_limit",
+        "destination_concurrency_negative_feedback",
+        "destination_concurrency_positive_feedback",
+        "destination_rate_delay",
+        "destination_recipient_limit",
+        "extra_recipient_limit",
+        "initial_destination_concurrency",
+        "minimum_delivery_slots",
+        "recipient_limit",
+        "recipient_refill_delay",
+        "recipient_refill_limit",
+        "time_limit",
+        "transport_rate_delay",
+    )
+}
+
+# Set by the program, not by a file: an assignment has no effect, as in Postfix.
+READ_ONLY: Final = frozenset({"config_directory", "process_id", "process_name", "service_name"})
+
+
+@cache
+def rows() -> dict[str, Parameter]:
+    """Every parameter that works or knowingly has no effect, by name."""
+    from fastmta.config import rows_client, rows_general, rows_server
+
+    return {row.name: row for module in (rows_general, rows_server, rows_client) for row in module.ROWS}
+
+
+@cache
+def not_yet() -> dict[str, Parameter]:
+    """The parameters of Postfix that are not supported yet, by name."""
+    table: dict[str, Parameter] = {}
+    for line in Path(__file__).with_name("postfix.cf").read_text("utf-8").splitlines():
+        if line and line[0] != "#":
+            name, _, default = line.partition(" =")
+            table[name] = Parameter(name, Kind.STR, default[1:], state=State.NOT_YET)
+    return table
+
+
+def find(name: str) -> Parameter | None:
+    """The parameter of this name; also a member of a per-transport family, whatever the transport. None if Postfix has none such."""
+    row = rows().get(name)
+    if row is not None:
+        return row
+    return not_yet().get(name) or family_member(name)
+
+
+def family_member(name: str) -> Parameter | None:
+    """The row for TRANSPORT_suffix if name is one, else None. The longest transport name that fits is not looked for: any will do."""
+    for suffix, base in FAMILIES.items():
+        if name.endswith(suffix) and len(name) > len(suffix) + 1 and name[-len(suffix) - 1] == "_":
+            if name == base:
+                return None
+            row = find(base)
+            if row is not None:
+                return row._replace(name=name, default="$" + base)
+    return None
