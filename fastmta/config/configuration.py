@@ -1,9 +1,9 @@
-"""The configuration: main.cf and master.cf together with the defaults, immutable, handed to every part of the program at load.
+"""The configuration: main.cf and master.cf with the defaults, immutable, handed to every part of the program at load.
 
-`load` reads and checks; getters give typed values with every $name expanded; `for_service` gives a service its own view with its -o
-settings. Whoever needs parameters reads them once, into a settings struct of its own: a getter costs microseconds and is not for the
-hot path. A Config can be pickled and lives through a fork. Getters raise ConfigError with file, line and parameter (or KeyError for a
-name that exists nowhere: a bug).
+`load` reads and checks; getters give typed values with every $name expanded; `for_service` gives a service its own view
+with its -o settings. Whoever needs parameters reads them once, into a settings struct of its own: a getter costs
+microseconds and is not for the hot path. A Config can be pickled and lives through a fork. Getters raise ConfigError
+with file, line and parameter (or KeyError for a name that exists nowhere: a bug).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DERIVED = frozenset({"myhostname", "mydomain", "mynetworks"})
 
 
 class Config:
-    """Values by name. Make one with load(); services are those of master.cf, warnings what Postfix would warn about while reading."""
+    """Values by name, made by load(). services: those of master.cf; warnings: what Postfix would warn about."""
 
     __slots__ = ("_definitions", "_expanded", "_service", "directory", "services", "warnings")
 
@@ -106,7 +106,7 @@ class Config:
     # -- the families of parameters that every transport has
 
     def transport_str(self, transport: str, suffix: str) -> str:
-        """TRANSPORT_suffix where suffix is a family of Postfix's (parameters.FAMILIES), else the parameter called suffix."""
+        """TRANSPORT_suffix where suffix is one of parameters.FAMILIES, else the parameter called suffix."""
         return self.get_str(self._transport_name(transport, suffix))
 
     def transport_int(self, transport: str, suffix: str) -> int:
@@ -123,14 +123,14 @@ class Config:
     # -- views
 
     def for_service(self, service: Service) -> Config:
-        """The configuration that a service of master.cf has: with its -o settings, and its $service_name and $process_name."""
+        """What a service of master.cf sees: its -o settings on top, and its $service_name and $process_name."""
         definitions = dict(self._definitions)
         for name, value in service.options:
             definitions[name] = Definition(value, service.file, service.line)
         return Config(self.directory, definitions, self.services, self.warnings, service)
 
     def with_values(self, settings: Mapping[str, str]) -> Config:
-        """The same configuration with some parameters set otherwise, as if by -o on a command line; {"stress": "yes"} for one."""
+        """The same with some parameters set otherwise, as if by -o on a command line; {"stress": "yes"} for one."""
         definitions = {**self._definitions, **{name: Definition(value, "", 0) for name, value in settings.items()}}
         return Config(self.directory, definitions, self.services, self.warnings, self._service)
 
@@ -160,10 +160,12 @@ class Config:
         known = {"all": (socket.AF_INET, socket.AF_INET6), "ipv4": (socket.AF_INET,), "ipv6": (socket.AF_INET6,)}
         wanted: set[socket.AddressFamily] = set()
         for word in self.get_list("inet_protocols"):
-            if word.lower() not in known:
+            if word not in known:
                 file, line = self.where("inet_protocols")
-                raise ConfigError(file, line, "inet_protocols", f"bad {word} value: specify all, ipv4 or ipv6")
-            wanted.update(known[word.lower()])
+                raise ConfigError(
+                    file, line, "inet_protocols", f'unknown inet_protocols value "{word}": specify all, ipv4 or ipv6'
+                )
+            wanted.update(known[word])
         return tuple(family for family in (socket.AF_INET, socket.AF_INET6) if family in wanted and _has_family(family))
 
     def own_interfaces(self) -> tuple[machine.Interface, ...]:
@@ -171,7 +173,7 @@ class Config:
         families = self.families()
         local = [interface for interface in machine.interfaces() if interface.family in families]
         names = self.get_list("inet_interfaces")
-        if [name.lower() for name in names] == ["all"]:
+        if names == ("all",):
             return tuple(local)
         if names == ("loopback-only",):
             return tuple(interface for interface in local if interface.is_loopback)
@@ -179,12 +181,12 @@ class Config:
         found: dict[machine.Interface, None] = {}
         for family, address in self._resolve("inet_interfaces", names, families):
             interface = by_address.get((family, address))
-            if interface is None and not (family == socket.AF_INET and address[0] == 127):
+            if interface is None:
                 file, line = self.where("inet_interfaces")
                 text = socket.inet_ntop(family, address)
                 raise ConfigError(file, line, "inet_interfaces", f"no local interface found for {text}")
-            found[interface or machine.Interface(family, address, b"\xff\0\0\0")] = None
-        return tuple(found)
+            found[interface] = None
+        return tuple(sorted(found))
 
     def own_addresses(self) -> tuple[str, ...]:
         """Those addresses, and those of proxy_interfaces, as text: mail for them is for us."""
@@ -193,8 +195,8 @@ class Config:
         return tuple(dict.fromkeys(own + [socket.inet_ntop(family, address) for family, address in proxies]))
 
     def listen_addresses(self) -> tuple[str, ...]:
-        """Where an inet service without a host listens: the wildcard addresses for inet_interfaces = all, else each own address."""
-        if self.get_str("inet_interfaces").strip().lower() == "all":
+        """Where an inet service without a host listens: the wildcards for inet_interfaces = all, else own addresses."""
+        if self.get_list("inet_interfaces") == ("all",):
             return tuple("0.0.0.0" if family == socket.AF_INET else "::" for family in self.families())
         return tuple(interface.text for interface in self.own_interfaces())
 
@@ -262,7 +264,7 @@ class Config:
         return self._service.command if name == "process_name" else self._service.name
 
     def _derived(self, name: str) -> str:
-        """Defaults that come from the machine. mydomain and myhostname may each come from the other; a dollar sign in them is data."""
+        """Defaults that come from the machine, or from each other. A dollar sign in them is data."""
         if name == "mydomain":
             _, dot, domain = self.get_str("myhostname").partition(".")
             text = domain if dot else "localdomain"
@@ -277,12 +279,12 @@ class Config:
     def _mynetworks(self) -> str:
         style = self.get_str("mynetworks_style")
         file, line = self.where("mynetworks_style")
-        if style.lower() not in ("class", "subnet", "host"):
+        if style not in ("class", "subnet", "host"):
             raise ConfigError(
                 file, line, "mynetworks_style", f"bad mynetworks_style value: {style}; specify class, subnet or host"
             )
         try:
-            patterns = [machine.network_pattern(interface, style.lower()) for interface in self.own_interfaces()]
+            patterns = [machine.network_pattern(interface, style) for interface in self.own_interfaces()]
         except ValueError as error:
             raise ConfigError(file, line, "mynetworks_style", str(error)) from None
         return " ".join(dict.fromkeys(patterns))
@@ -324,7 +326,7 @@ class Config:
 
 
 def load(directory: Path | str, *, services: bool = True) -> Config:
-    """Read and check main.cf and, unless services is False (a command that needs no master.cf), master.cf of a folder."""
+    """Read and check a folder's main.cf and, unless services is False (for commands that do without), master.cf."""
     folder = Path(directory)
     warnings: list[str] = []
     definitions = read_main_cf(folder / "main.cf", warnings)
@@ -346,7 +348,7 @@ def load(directory: Path | str, *, services: bool = True) -> Config:
 
 
 def find_directory(option: str | None = None) -> Path:
-    """Where the configuration is: the option -c, else $MAIL_CONFIG, else /etc/fastmta if there is one, else /etc/postfix."""
+    """The configuration's folder: option -c, else $MAIL_CONFIG, else /etc/fastmta if there, else /etc/postfix."""
     if option:
         return Path(option)
     environment = os.environ.get("MAIL_CONFIG")

@@ -1,7 +1,7 @@
 """What is wrong with a configuration, and where.
 
-Raised by everything under config/ and by the modules that compile parameters into settings; caught by the commands, which
-print it and exit, and by a reload, which keeps the old configuration.
+Raised by everything under config/ and by the modules that compile parameters into settings; caught by the commands,
+which print it and exit, and by a reload, which keeps the old configuration.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class ConfigError(Exception):
         self.message = message
 
     def __str__(self) -> str:
+        """File, line, parameter (unless the message names it) and message, as a command prints it."""
         where = f"{self.file}, line {self.line}: " if self.line else f"{self.file}: " if self.file else ""
         what = f"parameter {self.parameter}: " if self.parameter and self.parameter not in self.message else ""
         return where + what + self.message

@@ -1,14 +1,13 @@
 """$name in parameter values: what Postfix's mac_expand(3) makes of them.
 
-    $name  ${name}  $(name)                 the value, expanded in turn; empty where it has none
-    $$                                      a dollar sign
-    ${name?text}  ${name?{text}}            text if the value is not empty
-    ${name:text}  ${name:{text}}            text if it is
-    ${name?{text1}:{text2}}                 one or the other
-    ${{left} OP {right} ? {text1} : {text2}}    OP: == != < <= >= >, compares as text; with the suffix "length" by length, with
+    $name  ${name}  $(name)                 the value, expanded in turn; empty where it has none $$
+    a dollar sign ${name?text}  ${name?{text}}            text if the value is not empty ${name:text}  ${name:{text}}
+    text if it is ${name?{text1}:{text2}}                 one or the other ${{left} OP {right} ? {text1} : {text2}}
+    OP: == != < <= >= >, compares as text; with the suffix "length" by length, with
                                             the suffix "level" as compatibility levels (3.10 is more than 3.2)
 
-Called by Config for every value at its first use. A syntax error is not raised here: Expansion says it, and what was made so far.
+Called by Config for every value at its first use. A syntax error is not raised here: Expansion says it, and what was
+made so far.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ _OPERATOR_EXPECTED: Final = '"==" or "!="" or "<"" or "<="" or ">="" or ">" expe
 _MAX_DEPTH: Final = 100
 
 
-class _SyntaxProblem(Exception):
+class _ExpansionError(Exception):
     """Ends the expansion of one value; its text is the warning."""
 
 
 class Expansion:
-    """The result of one expansion: text; undefined: some $name had no value; error: "" or what is wrong with the syntax."""
+    """The result of one expansion: text; undefined: some $name had no value; error: what is wrong with the syntax."""
 
     __slots__ = ("_lookup", "_out", "error", "undefined")
 
@@ -42,7 +41,7 @@ class Expansion:
         self.error = ""
         try:
             self._parse(text, self._out, 0)
-        except _SyntaxProblem as problem:
+        except _ExpansionError as problem:
             self.error = str(problem)
 
     @property
@@ -66,16 +65,16 @@ class Expansion:
             if following == "{" or following == "(":
                 end = _closing(text, dollar + 1, following, "}" if following == "{" else ")")
                 if end < 0:
-                    raise _SyntaxProblem(f'truncated macro reference: "{text}"')
+                    raise _ExpansionError(f'truncated macro reference: "{text}"')
                 inside = text[dollar + 2 : end]
                 at = end + 1
             else:
                 at = _end_of_name(text, dollar + 1)
                 inside = text[dollar + 1 : at]
             if not inside:
-                raise _SyntaxProblem(f'empty macro name: "{text}"')
+                raise _ExpansionError(f'empty macro name: "{text}"')
             if depth > _MAX_DEPTH:
-                raise _SyntaxProblem(f'unreasonable macro call nesting: "{inside}"')
+                raise _ExpansionError(f'unreasonable macro call nesting: "{inside}"')
             self._expression(inside, out, depth + 1)
 
     def _expression(self, text: str, out: list[str], depth: int) -> None:
@@ -85,12 +84,12 @@ class Expansion:
         if text[start : start + 1] == "{":
             value, at = self._comparison(text, start, depth)
             if at < len(text) and text[at] not in "?:":
-                raise _SyntaxProblem(f'"?" or ":" expected at: "...}}>>>{text[at:]:.20}"')
+                raise _ExpansionError(f'"?" or ":" expected at: "...}}>>>{text[at:]:.20}"')
         else:
             end = _end_of_name(text, start)
             at = _skip_blanks(text, end)
             if at < len(text) and text[at] not in "?:":
-                raise _SyntaxProblem(f'attribute name syntax error at: "...{text[:end]}>>>{text[end:]:.20}"')
+                raise _ExpansionError(f'attribute name syntax error at: "...{text[:end]}>>>{text[end:]:.20}"')
             value = self._lookup(text[start:end])
         if at == len(text):
             if value is None:
@@ -107,12 +106,12 @@ class Expansion:
             if at == len(text):
                 return
             if text[at] != ":":
-                raise _SyntaxProblem(f'":" expected at: "...{chosen}}}>>>{text[at:]:.20}"')
+                raise _ExpansionError(f'":" expected at: "...{chosen}}}>>>{text[at:]:.20}"')
         chosen, at = self._operand(text, at + 1)
         if not value:
             self._parse(chosen, out, depth)
         if at < len(text):
-            raise _SyntaxProblem(f'unexpected input at: "...{chosen}}}>>>{text[at:]:.20}"')
+            raise _ExpansionError(f'unexpected input at: "...{chosen}}}>>>{text[at:]:.20}"')
 
     def _operand(self, text: str, at: int) -> tuple[str, int]:
         """What follows ? or : at a position: {text}, with blanks around it, or the whole rest as it is."""
@@ -125,7 +124,7 @@ class Expansion:
         """The inside of the {} at a position, and the position after it and the blanks that follow."""
         end = _closing(text, at, "{", "}")
         if end < 0:
-            raise _SyntaxProblem(f'unbalanced {{}} in attribute expression: "{text[at:]}"')
+            raise _ExpansionError(f'unbalanced {{}} in attribute expression: "{text[at:]}"')
         return text[at + 1 : end], _skip_blanks(text, end + 1)
 
     def _comparison(self, text: str, at: int, depth: int) -> tuple[str, int]:
@@ -136,14 +135,14 @@ class Expansion:
             end += 1
         operator = text[at:end]
         if operator not in _OPERATORS:
-            raise _SyntaxProblem(_OPERATOR_EXPECTED.format(left, text[at:]))
+            raise _ExpansionError(_OPERATOR_EXPECTED.format(left, text[at:]))
         word_end = _end_of_name(text, end)
         suffix = text[end:word_end]
         if suffix not in ("", "level", "length"):
-            raise _SyntaxProblem(f'bad operator suffix at: "...{operator}>>>{suffix:.20}"')
+            raise _ExpansionError(f'bad operator suffix at: "...{operator}>>>{suffix:.20}"')
         at = _skip_blanks(text, word_end)
         if text[at : at + 1] != "{":
-            raise _SyntaxProblem(f'"{{expression}}" expected at: "...{{{left}}} {operator}{suffix}>>>{text[at:]:.20}"')
+            raise _ExpansionError(f'"{{expression}}" expected at: "...{{{left}}} {operator}{suffix}>>>{text[at:]:.20}"')
         right, at = self._braced(text, at)
         sides: list[str] = []
         for side in (left, right):
@@ -191,7 +190,7 @@ def _compare(left: str, right: str, operator: str, suffix: str) -> bool:
         try:
             levels = compatibility_level(left), compatibility_level(right)
         except ValueError as error:
-            raise _SyntaxProblem(str(error)) from None
+            raise _ExpansionError(str(error)) from None
         order = (levels[0] > levels[1]) - (levels[0] < levels[1])
     elif suffix == "length":
         order = len(left) - len(right)

@@ -1,8 +1,8 @@
 """Logical lines: what Postfix's readlline(3) makes of a text file.
 
-A logical line starts with text in the first column; a physical line that starts with white space continues it. Empty lines, blank lines
-and lines whose first visible character is "#" are left out, between the parts of a logical line too. The newline goes, the white space
-that follows it stays. Used for main.cf, master.cf, and the tables and lists in files.
+A logical line starts with text in the first column; a physical line that starts with white space continues it. Empty
+lines, blank lines and lines whose first visible character is "#" are left out, between the parts of a logical line too.
+The newline goes, the white space that follows it stays. Used for main.cf, master.cf, and the tables and lists in files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the machine says: its name, and the addresses of its interfaces. The defaults of myhostname and mynetworks come from here.
+"""What the machine says: its name, and the addresses of its interfaces, for the defaults of myhostname and mynetworks.
 
 Called by Config when such a default or an interface list is asked for, and not before: the list of interfaces costs a
 few milliseconds. Raises OSError if the system does not give it.
@@ -85,7 +85,7 @@ def interfaces() -> tuple[Interface, ...]:
 
 
 def network_pattern(interface: Interface, style: str) -> str:
-    """The network of an interface as mynetworks writes it; style is class, subnet or host. ValueError for an address without class."""
+    """An interface's network as mynetworks writes it, by class, subnet or host. ValueError: bad address class."""
     bits = 8 * len(interface.address)
     if style == "host":
         length = bits

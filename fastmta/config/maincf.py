@@ -1,6 +1,7 @@
 """Reads main.cf: logical lines of the form `name = value`; the last definition of a name wins, with a warning.
 
-Called by Config's loader. Values stay as they are: $name is expanded at the first use. Raises ConfigError. See postconf(5).
+Called by Config's loader. Values stay as they are: $name is expanded at the first use. Raises ConfigError. See
+postconf(5).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Reads master.cf: a service a logical line, with eight fields and the arguments of its command. See master(5).
 
-    name type private unpriv chroot wakeup maxproc command [-o name=value | -o { name = value } | argument | { argument with blanks }] ...
+    name type private unpriv chroot wakeup maxproc command [ARGUMENT ...]
+    ARGUMENT: -o name=value   -o { name = value }   -v   word   { words with blanks }
 
 Called by Config's loader; the services are bound and wired by master/. Raises ConfigError.
 """
@@ -21,10 +22,12 @@ _OPTIONS_WITH_VALUE: Final = "cdimnoSst"
 
 
 class Service(NamedTuple):
-    """One service. fields are the eight as written; wakeup is in seconds, 0 meaning never, and conditional on "?" after it;
-    maxproc is None where the field is "-" (default_process_limit), 0 meaning no limit. options are the -o pairs in order,
-    args everything after the options, flags the other options ("-v").
-    """  # noqa: D205
+    """One service.
+
+    fields are the eight as written; wakeup is in seconds, 0 meaning never, and conditional with "?" after it; maxproc is
+    None where the field is "-" (default_process_limit), 0 meaning no limit. options are the -o pairs in order, args
+    everything after the options, flags the other options ("-v").
+    """
 
     name: str
     type: str

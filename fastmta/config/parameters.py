@@ -1,11 +1,11 @@
-"""The one table of parameters: what each is called, how its value is read, its default, and whether it does anything here.
+"""The one table of parameters: what each is called, how its value is read, its default, whether it does anything here.
 
-Config reads values through it, `fastmta check` reports with it, and postconf and the reference page will print it. The rows are in
-rows_*.py, by area; the parameters of Postfix that are not supported yet are in postfix.cf beside this file, with Postfix's defaults,
-and are read only when a name is not in the rows.
+Config reads values through it, `fastmta check` reports with it, and postconf and the reference page will print it. The
+rows are in rows_*.py, by area; the parameters of Postfix that are not supported yet are in postfix.cf beside this file,
+with Postfix's defaults, and are read only when a name is not in the rows.
 
-Sources: postconf(5); values and limits are those of Postfix 3.7, except where a newer Postfix is safer (smtpd_forbid_bare_newline,
-smtpd_forbid_unauth_pipelining).
+Sources: postconf(5); values and limits are those of Postfix 3.7, except where a newer Postfix is safer
+(smtpd_forbid_bare_newline, smtpd_forbid_unauth_pipelining).
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class State(Enum):
 
 
 class Parameter(NamedTuple):
-    """One row. low and high bound a number (or seconds, or a string's length), 0 meaning no bound, as in Postfix's own tables;
-    doc says what the parameter does, or, for NO_EFFECT, why it does nothing here.
-    """  # noqa: D205
+    """One row.
+
+    low and high bound a number (or seconds, or a string's length), 0 meaning no bound, as in Postfix's own tables; doc
+    says what the parameter does, or, for NO_EFFECT, why it does nothing here.
+    """
 
     name: str
     kind: Kind
@@ -102,7 +104,7 @@ def not_yet() -> dict[str, Parameter]:
 
 
 def find(name: str) -> Parameter | None:
-    """The parameter of this name; also a member of a per-transport family, whatever the transport. None if Postfix has none such."""
+    """The parameter of this name, or the member of a per-transport family, for any transport. None: there is none."""
     row = rows().get(name)
     if row is not None:
         return row
@@ -110,7 +112,7 @@ def find(name: str) -> Parameter | None:
 
 
 def family_member(name: str) -> Parameter | None:
-    """The row for TRANSPORT_suffix if name is one, else None. The longest transport name that fits is not looked for: any will do."""
+    """The row for TRANSPORT_suffix if name is one, for any transport, else None."""
     for suffix, base in FAMILIES.items():
         if name.endswith(suffix) and len(name) > len(suffix) + 1 and name[-len(suffix) - 1] == "_":
             if name == base:

@@ -1,7 +1,7 @@
 """What a configuration sets in vain: said once at start and by `fastmta check`, so that nothing is ignored silently.
 
-A name that Postfix does not know either is "unused", as postconf(1) says it, unless the value of another parameter mentions it as
-$name or smtpd_restriction_classes lists it. Called by Config.report.
+A name that Postfix does not know either is "unused", as postconf(1) says it, unless the value of another parameter
+mentions it as $name or smtpd_restriction_classes lists it. Called by Config.report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of the table of parameters: the SMTP client; each with its twin for LMTP, as smtp(8) reads them in its two roles."""
+"""Rows of the table of parameters: the SMTP client, and the twin of each for LMTP."""
 
 from __future__ import annotations
 

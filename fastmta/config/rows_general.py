@@ -182,7 +182,15 @@ _OURS: Final = (
     Parameter(
         "fastmta_queue_index_size", SIZE, "17179869184", 1048576, doc="most bytes of a shard's index, as address space"
     ),
-    Parameter("fastmta_stop_timeout", TIME, "30s", 0, doc="time that deliveries under way have at stop and reload"),
+    Parameter("fastmta_stop_timeout", TIME, "30s", 0, doc="time that deliveries under way have at stop"),
+    Parameter(
+        "fastmta_drain_timeout",
+        TIME,
+        "1h",
+        0,
+        doc="time that sessions and deliveries of old workers have after a reload",
+    ),
+    Parameter("fastmta_listen_backlog", INT, "4096", 1, doc="connections that may wait to be accepted"),
 )
 
 ROWS: Final = _NAMES + _ROUTING + _QUEUE + _LOGGING + _PROCESSES + _OURS

@@ -86,7 +86,8 @@ _ACCESS: Final = (
     Parameter(
         "smtpd_relay_restrictions",
         LIST,
-        "${{$compatibility_level} <level {1} ? {} : {permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination}}",
+        "${{$compatibility_level} <level {1} ? {} : "
+        "{permit_mynetworks, permit_sasl_authenticated, defer_unauth_destination}}",
         doc="who may relay; at RCPT",
     ),
     Parameter("smtpd_client_restrictions", LIST, "", doc="at connect, or at RCPT"),

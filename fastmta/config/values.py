@@ -1,4 +1,4 @@
-"""From the text of a value to what it means, with Postfix's rules and its words for what is wrong (mail_conf_int(3) and its kin).
+"""From the text of a value to what it means, with the rules and error texts of Postfix's mail_conf_int(3) and its kin.
 
 Called by Config's getters. Each function takes the parameter's name for the message and raises ValueError.
 """
@@ -14,7 +14,7 @@ LIST_SEPARATORS: Final = ", \t\r\n"
 
 
 def to_int(name: str, text: str, low: int = 0, high: int = 0, limit: int = _INT_MAX) -> int:
-    """A decimal number as C's strtol reads it. low and high 0 mean no bound; limit is the largest that Postfix's type holds."""
+    """A decimal number as C's strtol reads it. low and high 0: no bound; limit is the largest that the type holds."""
     digits = text.lstrip(" \t\r\n\v\f")
     sign = digits[:1] if digits[:1] in ("-", "+") else ""
     if not (digits[len(sign) :].isdigit() and digits.isascii()):
@@ -40,7 +40,7 @@ def to_bool(name: str, text: str) -> bool:
 
 
 def to_seconds(name: str, text: str, unit: str = "s", low: int = 0, high: int = 0) -> float:
-    """A time with one of the units s m h d w; without one, unit applies (the unit of the parameter's default). Seconds."""
+    """Seconds, from a time with one of the units s m h d w; without one, unit applies (that of the default)."""
     number = text
     if text and text[-1] in _SECONDS:
         number, unit = text[:-1], text[-1]
@@ -92,5 +92,5 @@ def to_list(text: str) -> tuple[str, ...]:
 
 
 def time_unit(default: str) -> str:
-    """The unit that a parameter's values have when they name none: the last letter of its default, "s" where there is none."""
+    """The unit of values that name none: the last letter of the parameter's default, "s" where it has none."""
     return default[-1:] if default[-1:] in _SECONDS else "s"
