@@ -1,8 +1,8 @@
 """One configuration at work: what a reload replaces as a whole.
 
-Made by master/supervisor.py from the configuration folder, at start and at each reload. Everything that can be wrong with
-a configuration as far as the master is concerned comes out here, before anything is changed: ConfigError, IdentityError,
-ListenError, OSError.
+Made by master/supervisor.py from the configuration folder, at start and at each reload. Everything that can be wrong
+with a configuration as far as the master is concerned comes out here, before anything is changed: ConfigError,
+IdentityError, ListenError, OSError.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import stat
+from pathlib import Path
 
 import msgspec
 
@@ -32,6 +34,19 @@ class Identity(msgspec.Struct, frozen=True):
         os.setgroups([self.gid])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
+
+    def must_reach(self, path: Path) -> None:
+        """Raise IdentityError when this user may not enter one of the folders on the way to that path."""
+        for folder in reversed(path.absolute().parents):
+            if self.change and folder.is_dir() and not self._may_enter(folder.stat()):
+                raise IdentityError(f"user {self.name} (mail_owner) may not enter {folder}, on the way to {path}")
+
+    def _may_enter(self, found: os.stat_result) -> bool:
+        if found.st_uid == self.uid:
+            return bool(found.st_mode & stat.S_IXUSR)
+        if found.st_gid == self.gid:
+            return bool(found.st_mode & stat.S_IXGRP)
+        return bool(found.st_mode & stat.S_IXOTH)
 
     def give(self, path: str | os.PathLike[str], gid: int = -1) -> None:
         """Make this user the owner of that file, where the process may do so."""

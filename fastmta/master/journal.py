@@ -1,8 +1,8 @@
 """The log of the master: from parameters to observe.log's settings, which workers use as well.
 
-Used by master/supervisor.py and master/worker.py. The master has no event loop: its lines are written at once. A maillog_file
-that does not exist is made by the master, mail_owner's, because a worker could not do so in a folder of root's. Raises
-ConfigError.
+Used by master/supervisor.py and master/worker.py. The master has no event loop: its lines are written at once. A
+maillog_file that does not exist is made by the master, mail_owner's, because a worker could not do so in a folder of
+root's. Raises ConfigError.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Journal:
     """What the master says, as postfix/master[pid]."""
 
     def __init__(self, settings: LogSettings) -> None:
+        """Open the log."""
         self._log = Log(settings)
 
     def info(self, text: str) -> None:

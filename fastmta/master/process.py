@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from fastmta.master.assignment import Assignment
+from fastmta.observe.log import Log
 
 Run = Callable[[Assignment], object]
 
@@ -123,17 +124,25 @@ def _child(assignment: Assignment, run: Run, leave: Callable[[], None], mask: It
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException as error:
-        # The last place that can tell: the ready pipe while the master listens to it, else standard error.
-        text = f"{type(error).__name__}: {error}" if _is_bug(error) else str(error)
+        text = traceback.format_exc() if _is_bug(error) else str(error)
         with contextlib.suppress(OSError):
-            os.write(assignment.ready_fd, text.encode("utf-8", "replace")[:4000])
-        with contextlib.suppress(OSError, ValueError):
-            traceback.print_exc()
+            os.write(assignment.ready_fd, text.encode("utf-8", "replace")[-4000:])
+            os.close(assignment.ready_fd)
+            text = ""
+        if text:  # it was ready, so the master does not listen any more
+            _log(assignment, text)
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _log(assignment: Assignment, text: str) -> None:
+    log = Log(assignment.log)
+    for line in text.splitlines():
+        log.panic("master", line)
+    log.close()
 
 
 def _is_bug(error: BaseException) -> bool:

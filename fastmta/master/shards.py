@@ -1,8 +1,8 @@
 """Which shard of the queue a new worker writes to, and which number it gets.
 
 Used by master/supervisor.py. A primary shard must be nobody else's: not the primary one of a live worker, and not
-adopted by one, which only its lock tells. Those with number % slots == slot come first, so that a worker adopts what its
-predecessor in the slot left.
+adopted by one, which only its lock tells. Those with number % slots == slot come first, so that a worker adopts what
+its predecessor in the slot left.
 """
 
 from __future__ import annotations

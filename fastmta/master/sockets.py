@@ -1,8 +1,8 @@
 """The listening sockets of master.cf: which addresses an inet service stands for, and the sockets bound to them.
 
 Used by master/supervisor.py alone. A socket that two configurations have in common is the same object in both, so that
-a reload refuses no connection. Forms of a service name (master(5)): `port`, `host:port`, `[address]:port`, with a number
-or a name of services(5) for the port; without a host, inet_interfaces says where. Raises ListenError.
+a reload refuses no connection. Forms of a service name (master(5)): `port`, `host:port`, `[address]:port`, with a
+number or a name of services(5) for the port; without a host, inet_interfaces says where. Raises ListenError.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ class Listeners:
     """All listening sockets of this master, by address."""
 
     def __init__(self) -> None:
+        """None yet."""
         self._open: dict[tuple[int, str, int], socket.socket] = {}
 
     def bind(self, config: Config, backlog: int, patience: float = 0.0) -> Bound:

@@ -1,13 +1,13 @@
 """The folders under $queue_directory that the master looks after, its lock and its state.
 
-    pid/master.pid      locked (flock) while a master lives, its process id on the first line: as Postfix has it, so that
-                        a Postfix and a FastMTA never run on one queue directory
+    pid/master.pid      locked (flock) while a master lives, its process id on the first line: as Postfix has it, so
+                        that a Postfix and a FastMTA never run on one queue directory
     pid/master.status   State as JSON: what `fastmta status` and `fastmta reload` read; replaced as a whole
     public/             the workers' control sockets; mail_owner's, and setgid_group may enter
     shard-NN/           mail_owner's alone; made here because the queue directory itself is root's
 
-Used by master/supervisor.py; the functions that ask (`running`, `read_state`) by cli/. Raises OSError with the path, and
-AlreadyRunning.
+Used by master/supervisor.py; the functions that ask (`running`, `read_state`) by cli/. Raises OSError with the path,
+and AlreadyRunning.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Spool:
     """The master's side: makes the folders, holds the lock, writes the state."""
 
     def __init__(self, queue_directory: Path) -> None:
+        """Touches nothing yet."""
         self.directory = queue_directory
         self.lock_fd = -1
         self.unclean = False  # the last master did not end in an orderly way

@@ -1,4 +1,4 @@
-"""The master: binds the sockets, forks the workers, replaces those that die, changes all for new ones on reload, stops.
+"""The master: binds the sockets, forks workers, replaces those that die, changes all for new ones on reload, stops.
 
 Run by cli/start.py, in the foreground or as a daemon. No event loop and no threads: one poll(2) over the pipe of signals
 and the ready pipes. It reads nothing from the network. What is to be done is always found by looking at the state
@@ -21,6 +21,7 @@ import resource
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from fastmta.master.identity import IdentityError
 from fastmta.master.journal import Journal
 from fastmta.master.preload import freeze, preload
 from fastmta.master.process import Phase, Run, Worker
-from fastmta.master.sockets import Listeners, ListenError
+from fastmta.master.sockets import ListenError, Listeners
 from fastmta.master.spool import AlreadyRunning, Spool, State
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ class Supervisor:
             raise StartError("the FastMTA mail system is already running") from None
         try:
             self._loop()
+        except BaseException:
+            for line in traceback.format_exc().splitlines():
+                self.journal.fatal(line)
+            raise
         finally:
             self._kill_all()
             self.listeners.close()
@@ -103,6 +108,7 @@ class Supervisor:
         config = load(self.directory)
         self.current = plan(1, config, self.directory)
         self.journal = Journal(self.current.log)
+        self.current.identity.must_reach(self.current.queue_directory)
         self.spool = Spool(self.current.queue_directory)
         self.spool.prepare(self.current.identity, self.current.public_gid)
         self.spool.lock()
@@ -127,7 +133,7 @@ class Supervisor:
         self.poll = select.poll()
         self.poll.register(self.wake_read, select.POLLIN)
         self.journal.info(f"daemon started -- version {fastmta.__version__}, configuration {self.directory}")
-        self._report(config.report())
+        self._report([*config.warnings, *config.report()])
 
     def _report(self, lines: list[str]) -> None:
         for line in lines:
@@ -212,8 +218,8 @@ class Supervisor:
         why = worker.said.decode("utf-8", "replace")
         if how and worker.phase is not Phase.KILLED:
             self.journal.warning(f"process fastmta-{worker.number} pid {worker.pid} {how}")
-            if why:
-                self.journal.fatal(f"fastmta-{worker.number}: {why}")
+            for line in why.splitlines():
+                self.journal.fatal(f"fastmta-{worker.number}: {line}")
         if self.stopping:
             return
         if worker.generation != self.current.number or worker.phase not in (Phase.STARTING, Phase.READY):
@@ -378,7 +384,7 @@ class Supervisor:
         self.journal.close()
         self.journal = Journal(generation.log)
         self.journal.info(f"reload -- version {fastmta.__version__}, configuration {self.directory}")
-        self._report(config.report())
+        self._report([*config.warnings, *config.report()])
         self.generations += 1
         if self.previous is None:
             self.previous = self.current

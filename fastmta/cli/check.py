@@ -1,0 +1,90 @@
+"""`fastmta check`: everything that is wrong with the configuration, the permissions and the queue directory.
+
+`problems` are what the mail system would not start with, `warnings` what it would live with: parameters that do nothing
+here or are not supported yet, and files that others could change. `fastmta start` prints the warnings, too.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastmta.cli import script
+from fastmta.config import ConfigError, load
+from fastmta.master.generation import plan
+from fastmta.master.identity import IdentityError
+from fastmta.master.sockets import ListenError, service_endpoints, smtpd_services
+
+if TYPE_CHECKING:
+    from fastmta.config import Config
+
+
+def main(directory: Path, arguments: list[str]) -> int:
+    """Print all of it; exit status 1 when the mail system would not start."""
+    try:
+        config = load(directory)
+    except (ConfigError, OSError) as error:
+        return script.fatal(str(error))
+    warn(directory, config)
+    found = problems(directory, config)
+    for problem in found:
+        script.fatal(problem)
+    return 1 if found else 0
+
+
+def warn(directory: Path, config: Config) -> None:
+    """Print the warnings."""
+    for line in warnings(directory, config):
+        script.warning(line)
+
+
+def warnings(directory: Path, config: Config) -> list[str]:
+    """What the mail system lives with."""
+    lines = [*config.warnings, *config.report()]
+    owners = {0, os.geteuid()}
+    for path in (directory, directory / "main.cf", directory / "master.cf"):
+        lines += _exposed(path, owners)
+    queue_directory = Path(config.get_str("queue_directory"))
+    for path in (queue_directory, queue_directory / "pid"):
+        if path.exists():
+            lines += _exposed(path, owners)
+    return lines
+
+
+def problems(directory: Path, config: Config) -> list[str]:
+    """What the mail system would not start with."""
+    found: list[str] = []
+    try:
+        generation = plan(1, config, directory)
+        generation.identity.must_reach(generation.queue_directory)
+    except (ConfigError, IdentityError) as error:
+        found.append(str(error))
+    for service in smtpd_services(config):
+        try:
+            service_endpoints(service, config)
+        except ListenError as error:
+            found.append(str(error))
+    queue_directory = Path(config.get_str("queue_directory"))
+    if not _can_make(queue_directory):
+        found.append(f"no permission to write to {queue_directory}")
+    return found
+
+
+def _exposed(path: Path, owners: set[int]) -> list[str]:
+    """postfix-script's two warnings: an owner who is neither root nor the caller, and modes that let others write."""
+    found = path.stat()
+    lines = []
+    if found.st_uid not in owners:
+        lines.append(f"not owned by root: {path}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        lines.append(f"group or other writable: {path}")
+    return lines
+
+
+def _can_make(path: Path) -> bool:
+    """Whether the folder is there and ours to write to, or its nearest parent is."""
+    while not path.exists():
+        path = path.parent
+    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
