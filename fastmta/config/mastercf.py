@@ -24,7 +24,7 @@ _OPTIONS_WITH_VALUE: Final = "cdimnoSst"
 class Service(NamedTuple):
     """One service.
 
-    fields are the eight as written; wakeup is in seconds, 0 meaning never, and conditional with "?" after it; maxproc is
+    fields are the eight as written; wakeup is in seconds, 0 meaning never, conditional with "?" after it; maxproc is
     None where the field is "-" (default_process_limit), 0 meaning no limit. options are the -o pairs in order, args
     everything after the options, flags the other options ("-v").
     """
