@@ -84,7 +84,7 @@ class ReceivedMaker:
             comment = origin.tls.replace("\n", "\r\n\t")
             first += f"\t({comment})\r\n"
         head = f"{first}{self._by}{origin.protocol} id ".encode("utf-8", "surrogateescape")
-        # Sessions end without telling: forget all now and then. The tuple keeps the object, so that its id stays its own.
+        # Sessions end without telling: forget all now and then. Keeping the object keeps its id its own.
         if len(self._origins) >= _ORIGINS_KEPT:
             self._origins.clear()
         known = (origin, head, len(first) if len(first) < 128 and not origin.tls else 0)
