@@ -15,7 +15,7 @@ from fastmta.cli import script
 from fastmta.config import ConfigError, load
 from fastmta.master.generation import plan
 from fastmta.master.identity import IdentityError
-from fastmta.master.sockets import ListenError, service_endpoints, smtpd_services
+from fastmta.master.sockets import service_endpoints, smtpd_services
 
 if TYPE_CHECKING:
     from fastmta.config import Config
@@ -46,7 +46,7 @@ def warnings(directory: Path, config: Config) -> list[str]:
     owners = {0, os.geteuid()}
     for path in (directory, directory / "main.cf", directory / "master.cf"):
         lines += _exposed(path, owners)
-    queue_directory = Path(config.get_str("queue_directory"))
+    queue_directory = config.queue_directory
     for path in (queue_directory, queue_directory / "pid"):
         if path.exists():
             lines += _exposed(path, owners)
@@ -64,9 +64,9 @@ def problems(directory: Path, config: Config) -> list[str]:
     for service in smtpd_services(config):
         try:
             service_endpoints(service, config)
-        except ListenError as error:
+        except ConfigError as error:
             found.append(str(error))
-    queue_directory = Path(config.get_str("queue_directory"))
+    queue_directory = config.queue_directory
     if not _can_make(queue_directory):
         found.append(f"no permission to write to {queue_directory}")
     return found

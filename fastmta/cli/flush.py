@@ -15,7 +15,7 @@ def main(directory: Path, arguments: list[str]) -> int:
     from fastmta.admin.protocol import FLUSH, Request
 
     try:
-        queue_directory = Path(load(directory).get_str("queue_directory"))
+        queue_directory = load(directory).queue_directory
         if spool.running(queue_directory) is None:
             return script.fatal(f"{script.SYSTEM} is not running")
         client.ask_all(queue_directory, Request(FLUSH))

@@ -24,7 +24,7 @@ def stay(directory: Path, up: Callable[[], None]) -> int:
     """Start, call up once the mail system accepts mail, and stay until it is stopped."""
     try:
         config = load(directory)
-        if spool.running(Path(config.get_str("queue_directory"))) is not None:
+        if spool.running(config.queue_directory) is not None:
             return script.fatal(RUNNING)
         check.warn(directory, config)
         script.info(f"starting {script.SYSTEM}")

@@ -71,12 +71,12 @@ def run(arguments: Sequence[str]) -> int:
         if directory is not None:
             os.environ["MAIL_CONFIG"] = directory
         return _program(command, rest)
-    from fastmta.config import find_directory
+    from fastmta.cli.directory import config_directory
 
     if rest and command != "quickstart":
         return _usage(f"{command} takes no argument: {rest[0]}")
     module = importlib.import_module(f"fastmta.cli.{COMMANDS[command]}")
-    return int(module.main(find_directory(directory).absolute(), rest))
+    return int(module.main(config_directory(directory), rest))
 
 
 def _usage(error: str) -> int:

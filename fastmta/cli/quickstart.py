@@ -20,7 +20,7 @@ from typing import Final
 from fastmta.cli import foreground, script
 from fastmta.config import ConfigError, load
 from fastmta.master import identity
-from fastmta.master.sockets import ListenError, service_endpoints, smtpd_services
+from fastmta.master.sockets import service_endpoints, smtpd_services
 
 FILES: Final = ("main.cf", "master.cf")
 PORT: Final = 2525
@@ -38,7 +38,7 @@ def main(directory: Path, arguments: list[str]) -> int:
         folder = reachable(folder, identity.find(owner))
         write_config(folder, owner, port)
         listening = addresses(folder)
-    except (OSError, ConfigError, ListenError, identity.IdentityError) as error:
+    except (OSError, ConfigError, identity.IdentityError) as error:
         return script.fatal(str(error))
     return foreground.stay(folder, partial(greet, folder, listening))
 

@@ -20,7 +20,7 @@ def main(directory: Path, arguments: list[str]) -> int:
     """Reload and wait for the answer."""
     try:
         config = load(directory)
-        queue_directory = Path(config.get_str("queue_directory"))
+        queue_directory = config.queue_directory
         pid = spool.running(queue_directory)
         if not pid:
             return script.fatal(f"{script.SYSTEM} is not running")

@@ -18,7 +18,7 @@ def main(directory: Path, arguments: list[str]) -> int:
     """Start as a daemon."""
     try:
         config = load(directory)
-        if spool.running(Path(config.get_str("queue_directory"))) is not None:
+        if spool.running(config.queue_directory) is not None:
             return script.fatal(RUNNING)
         if config.get_str("maillog_file") == STDOUT:
             return script.fatal(f"maillog_file = {STDOUT} needs `fastmta start-fg`")

@@ -12,7 +12,7 @@ from fastmta.master import spool
 def main(directory: Path, arguments: list[str]) -> int:
     """Tell whether it runs; where it does, what the master tells about itself."""
     try:
-        queue_directory = Path(load(directory).get_str("queue_directory"))
+        queue_directory = load(directory).queue_directory
         pid = spool.running(queue_directory)
         state = spool.read_state(queue_directory)
     except (ConfigError, OSError) as error:

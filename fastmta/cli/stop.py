@@ -23,7 +23,7 @@ def main(directory: Path, arguments: list[str]) -> int:
 def end(directory: Path, number: signal.Signals, doing: str) -> int:
     """Send the master that signal and wait until it is gone."""
     try:
-        queue_directory = Path(load(directory).get_str("queue_directory"))
+        queue_directory = load(directory).queue_directory
         pid = spool.running(queue_directory)
         if not pid:
             return script.fatal(f"{script.SYSTEM} is not running")

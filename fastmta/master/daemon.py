@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from fastmta.master.preload import preload
 from fastmta.master.supervisor import StartError, Supervisor
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ UP: Final = b"\0"
 
 def foreground(directory: Path, up: Callable[[], None]) -> None:
     """Run the master in this process until it is stopped; up is called once when it accepts mail."""
-    Supervisor(directory, _run_worker, _make_table, up).run()
+    Supervisor(directory, _run_worker, _prepare, up).run()
 
 
 def start(directory: Path) -> int:
@@ -85,7 +86,9 @@ def _run_worker(assignment: Assignment) -> object:
     return run(assignment)
 
 
-def _make_table() -> SharedTable:
+def _prepare() -> SharedTable:
+    """Load all that workers need, and make the table that they share."""
+    preload()
     from fastmta._ext.shared import SharedTable
 
     return SharedTable.create()

@@ -2,7 +2,7 @@
 
 Made by master/supervisor.py from the configuration folder, at start and at each reload. Everything that can be wrong
 with a configuration as far as the master is concerned comes out here, before anything is changed: ConfigError,
-IdentityError, ListenError, OSError.
+IdentityError.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plan(number: int, config: Config, directory: Path) -> Generation:
         identity=owner,
         log=log_settings(config, owner),
         public_gid=identity.group(config.get_str("setgid_group")),
-        queue_directory=Path(config.get_str("queue_directory")),
+        queue_directory=config.queue_directory,
         shards=shards,
         backlog=config.get_int("fastmta_listen_backlog"),
         stop_timeout=config.get_time("fastmta_stop_timeout"),

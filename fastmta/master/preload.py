@@ -1,6 +1,6 @@
 """Imports everything that a worker may ever need, before the fork.
 
-Called by master/supervisor.py once. Two reasons: workers share the memory of what the master loaded, and a worker that
+Called by master/daemon.py once. Two reasons: workers share the memory of what the master loaded, and a worker that
 gave up root may no longer be able to read the files of its own program. Some libraries import parts of themselves at
 first use: those are named here. Raises ImportError.
 """
@@ -26,7 +26,7 @@ LAZY_PACKAGES: Final = ("dns.rdtypes.ANY", "dns.rdtypes.IN")
 
 
 def preload() -> None:
-    """Import all of it, and move it out of the garbage collector's sight so that no page of it is written to again."""
+    """Import all of it."""
     importlib.import_module("fastmta")
     for name in _modules("fastmta"):
         if not name.startswith(NOT_NEEDED):
@@ -36,7 +36,6 @@ def preload() -> None:
     for package in LAZY_PACKAGES:
         for name in _modules(package):
             importlib.import_module(name)
-    freeze()
 
 
 def freeze() -> None:

@@ -2,7 +2,7 @@
 
 Used by master/supervisor.py alone. A socket that two configurations have in common is the same object in both, so that
 a reload refuses no connection. Forms of a service name (master(5)): `port`, `host:port`, `[address]:port`, with a
-number or a name of services(5) for the port; without a host, inet_interfaces says where. Raises ListenError.
+number or a name of services(5) for the port; without a host, inet_interfaces says where. Raises ConfigError.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
+from fastmta.config import ConfigError
+
 if TYPE_CHECKING:
     from fastmta.config import Config, Service
 
@@ -22,10 +24,6 @@ Bound: TypeAlias = tuple[tuple["Service", tuple[socket.socket, ...]], ...]
 
 RETRY_INTERVAL: Final = 0.1  # seconds
 NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-
-class ListenError(Exception):
-    """An address cannot be found or bound; the text says which, where it stands and why."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -47,20 +45,8 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"{host}:{self.port}"
 
 
-def families(inet_protocols: tuple[str, ...]) -> tuple[int, ...]:
-    """The address families of inet_protocols, the IPv6 one first as wildcards want it."""
-    wanted = {word.lower() for word in inet_protocols}
-    unknown = wanted - {"all", "ipv4", "ipv6"}
-    if unknown or not wanted:
-        raise ListenError(f"parameter inet_protocols: unknown value: {' '.join(sorted(unknown)) or 'nothing'}")
-    if "all" in wanted:
-        wanted = {"ipv4", "ipv6"}
-    both = (("ipv6", socket.AF_INET6), ("ipv4", socket.AF_INET))
-    return tuple(family for name, family in both if name in wanted)
-
-
 def port_number(text: str) -> int:
-    """The TCP port that a service name's last part stands for."""
+    """The TCP port that a service name's last part stands for. Raises ValueError."""
     if text.isascii() and text.isdigit():
         if 0 < int(text) < 65536:
             return int(text)
@@ -69,52 +55,41 @@ def port_number(text: str) -> int:
             return socket.getservbyname(text, "tcp")
         except OSError:
             pass
-    raise ListenError(f"unknown TCP port or service: {text}")
+    raise ValueError(f"unknown TCP port or service: {text}")
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(host, port) of an inet service's name; host is "" where there is none."""
+    """(host, port) of an inet service's name; host is "" where there is none. Raises ValueError."""
     if name.startswith("["):
         host, bracket, port = name[1:].partition("]:")
         if not bracket or not host:
-            raise ListenError(f"bad service name: {name}")
+            raise ValueError(f"bad service name: {name}")
         return host, port
     host, _, port = name.rpartition(":")
     return host, port
 
 
-def endpoints(name: str, inet_interfaces: tuple[str, ...], inet_protocols: tuple[str, ...]) -> list[Endpoint]:
-    """Every address that the service of that name listens at."""
-    wanted = families(inet_protocols)
+def endpoints(name: str, own: tuple[str, ...], families: tuple[int, ...]) -> list[Endpoint]:
+    """Every address that a service of that name listens at; own are the addresses for one without a host.
+
+    Raises ValueError.
+    """
     host, text = split_name(name)
     port = port_number(text)
     if host:
-        return _resolve(host, port, wanted)
-    words = [word.lower() for word in inet_interfaces]
-    if words == ["all"]:
-        many = len(wanted) > 1
-        return [Endpoint(f, "::" if f == socket.AF_INET6 else "0.0.0.0", port, many) for f in wanted]
-    if words == ["loopback-only"]:
-        many = len(wanted) > 1
-        return [Endpoint(f, "::1" if f == socket.AF_INET6 else "127.0.0.1", port, many) for f in wanted]
-    if not words:
-        raise ListenError("parameter inet_interfaces: no interface named")
-    found: dict[tuple[int, str, int], Endpoint] = {}
-    for word in inet_interfaces:
-        for endpoint in _resolve(word.removeprefix("[").removesuffix("]"), port, wanted):
-            found.setdefault(endpoint.key, endpoint)
-    return list(found.values())
+        return _resolve(host, port, families)
+    return [Endpoint(socket.AF_INET6 if ":" in address else socket.AF_INET, address, port) for address in own]
 
 
-def _resolve(host: str, port: int, wanted: tuple[int, ...]) -> list[Endpoint]:
+def _resolve(host: str, port: int, families: tuple[int, ...]) -> list[Endpoint]:
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ListenError(f"host not found: {host}: {error.strerror}") from None
-    usable = [(int(info[0]), str(info[4][0])) for info in infos if info[0] in wanted]
+        raise ValueError(f"host not found: {host}: {error.strerror}") from None
+    usable = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos if info[0] in families)
     if not usable:
-        raise ListenError(f"{host}: no address of the families that inet_protocols allows")
-    return [Endpoint(family, address, port, len(usable) > 1) for family, address in dict.fromkeys(usable)]
+        raise ValueError(f"{host}: no address of the families that inet_protocols allows")
+    return [Endpoint(family, address, port, len(usable) > 1) for family, address in usable]
 
 
 def open_socket(endpoint: Endpoint, backlog: int) -> socket.socket:
@@ -144,7 +119,7 @@ class Listeners:
         """The sockets of that configuration's smtpd services: those that are open already, and new ones.
 
         An address in use is tried for `patience` seconds: workers of a master that died are about to leave it. On
-        ListenError the sockets that were open before are as they were.
+        ConfigError the sockets that were open before are as they were.
         """
         before = dict(self._open)
         give_up = time.monotonic() + patience
@@ -156,16 +131,14 @@ class Listeners:
                 for endpoint in service_endpoints(service, config):
                     other = taken.setdefault(endpoint.key, service)
                     if other is not service:
-                        raise ListenError(f"{_place(service)}: {endpoint} is also that of line {other.line}")
+                        raise _wrong(service, f"line {other.line} listens at {endpoint}, too")
                     sock = self._open.get(endpoint.key) or _open_patiently(endpoint, backlog, give_up, service)
                     if sock is not None:
                         self._open[endpoint.key] = sock
                         sock.listen(backlog)
                         socks.append(sock)
                 if not socks:
-                    raise ListenError(
-                        f"{_place(service)}: this host has none of the addresses of service {service.name}"
-                    )
+                    raise _wrong(service, f"this host has none of the addresses of service {service.name}")
                 bound.append((service, tuple(socks)))
         except BaseException:
             for key in self._open.keys() - before.keys():
@@ -196,12 +169,14 @@ def smtpd_services(config: Config) -> list[Service]:
 
 
 def service_endpoints(service: Service, config: Config) -> list[Endpoint]:
-    """Where that service listens. Raises ListenError with its place in master.cf."""
-    cfg = config.for_service(service)
+    """Where that service listens. Raises ConfigError."""
     try:
-        return endpoints(service.name, cfg.get_list("inet_interfaces"), cfg.get_list("inet_protocols"))
-    except ListenError as error:
-        raise ListenError(f"{_place(service)}: {error}") from None
+        found = endpoints(service.name, config.listen_addresses(), config.families())
+    except ValueError as error:
+        raise _wrong(service, str(error)) from None
+    if not found:
+        raise _wrong(service, "inet_interfaces and inet_protocols leave no address to listen at")
+    return found
 
 
 def _open_patiently(endpoint: Endpoint, backlog: int, give_up: float, service: Service) -> socket.socket | None:
@@ -213,9 +188,9 @@ def _open_patiently(endpoint: Endpoint, backlog: int, give_up: float, service: S
                 return None
             if error.errno != errno.EADDRINUSE or time.monotonic() > give_up:
                 text = f"bind {endpoint.address} port {endpoint.port}: {error.strerror}"
-                raise ListenError(f"{_place(service)}: {text}") from None
+                raise _wrong(service, text) from None
         time.sleep(RETRY_INTERVAL)
 
 
-def _place(service: Service) -> str:
-    return f"{service.file}, line {service.line}"
+def _wrong(service: Service, text: str) -> ConfigError:
+    return ConfigError(service.file, service.line, "", text)

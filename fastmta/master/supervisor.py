@@ -1,6 +1,6 @@
 """The master: binds the sockets, forks workers, replaces those that die, changes all for new ones on reload, stops.
 
-Run by cli/start.py, in the foreground or as a daemon. No event loop and no threads: one poll(2) over the pipe of signals
+Run by master/daemon.py, in the foreground or not. No event loop and no threads: one poll(2) over the pipe of signals
 and the ready pipes. It reads nothing from the network. What is to be done is always found by looking at the state
 (`_reconcile`), never remembered: a worker may die at any moment.
 
@@ -29,14 +29,15 @@ from typing import TYPE_CHECKING, Final
 
 import fastmta
 from fastmta.config import ConfigError, load
+from fastmta.config.machine import interfaces
 from fastmta.master import process, shards
 from fastmta.master.assignment import ADOPT, DRAIN, READY, STOP, Assignment
 from fastmta.master.generation import Generation, Slot, plan
 from fastmta.master.identity import IdentityError
 from fastmta.master.journal import Journal
-from fastmta.master.preload import freeze, preload
+from fastmta.master.preload import freeze
 from fastmta.master.process import Phase, Run, Worker
-from fastmta.master.sockets import ListenError, Listeners
+from fastmta.master.sockets import Listeners
 from fastmta.master.spool import AlreadyRunning, Spool, State
 
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ class Supervisor:
     """The master process. `run` returns when all is stopped."""
 
     def __init__(
-        self, directory: Path, run: Run, make_table: Callable[[], SharedTable], up: Callable[[], None]
+        self, directory: Path, run: Run, prepare: Callable[[], SharedTable], up: Callable[[], None]
     ) -> None:
-        """directory: the configuration; run: a worker's body; up is called once when all workers accept."""
+        """directory: the configuration; run: a worker's body.
+
+        prepare loads what workers need and makes the table that they share; up is called once when all of them accept.
+        """
         self.directory = directory
         self.run_worker = run
-        self.make_table = make_table
+        self.prepare = prepare
         self.up = up
         self.workers: dict[int, Worker] = {}  # by process id
         self.listeners = Listeners()
@@ -86,7 +90,7 @@ class Supervisor:
         os.umask(0o022)
         try:
             self._set_up()
-        except (ConfigError, IdentityError, ListenError, OSError, ImportError) as error:
+        except (ConfigError, IdentityError, OSError, ImportError) as error:
             raise StartError(str(error)) from error
         except AlreadyRunning:
             raise StartError("the FastMTA mail system is already running") from None
@@ -117,8 +121,7 @@ class Supervisor:
             self.current.bound = self.listeners.bind(config, self.current.backlog, patience)
             raise_file_limit()
             os.chdir(self.current.queue_directory)
-            preload()
-            self.shared = self.make_table()
+            self.shared = self.prepare()
         except BaseException:
             self.listeners.close()
             self.spool.unlock()
@@ -372,13 +375,14 @@ class Supervisor:
             return
         self.journal.poll()
         try:
+            interfaces.cache_clear()  # this host may have other addresses by now
             config = load(self.directory)
             generation = plan(self.generations + 1, config, self.directory)
             if generation.queue_directory != self.spool.directory:
                 raise ConfigError("", 0, "queue_directory", "it cannot be changed by a reload: stop and start")
             self.spool.prepare(generation.identity, generation.public_gid)
             generation.bound = self.listeners.bind(config, generation.backlog)
-        except (ConfigError, IdentityError, ListenError, OSError) as error:
+        except (ConfigError, IdentityError, OSError) as error:
             self._refuse_reload(str(error))
             return
         self.journal.close()
@@ -473,8 +477,11 @@ def _noted(number: int, frame: object) -> None:
 
 def raise_file_limit() -> None:
     """As many open files as the system allows this process: a session is a socket."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if os.geteuid() == 0 and hard != resource.RLIM_INFINITY:
-        hard = max(hard, WANTED_FILES)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if os.geteuid() == 0 and hard != resource.RLIM_INFINITY and hard < WANTED_FILES:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (WANTED_FILES, WANTED_FILES))
+            return
+        except (ValueError, OSError):  # root of a container need not have that power
+            pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
