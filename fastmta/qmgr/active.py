@@ -1,0 +1,451 @@
+"""The active queue: the messages that are being delivered now, each with an owner and a next action.
+
+cleanup/ hands a fresh message in as soon as it is durable (`admit`), the queue gives those whose next attempt has
+come (`refill`). Recipients are routed (routing.py) and become entries of the scheduler (ext/sched.pyx), which gives
+them to delivery agents; their results come back through `finished`. When a message has a result for each recipient of
+this round, closing.py decides: report, defer, or remove. operations.py changes messages on request, sweep.py proves
+that none was forgotten.
+
+Everything is a callback on the worker's loop. What a part that is called raises is logged, and the message is kept.
+Reference: qmgr(8), qmgr_active.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from fastmta._ext.loglines import delivery, queue_active
+from fastmta._ext.sched import DeliveryRequest, Destination, Scheduler, Transport
+from fastmta._ext.shared import SharedTable
+from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
+from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
+from fastmta.qmgr.closing import Closing
+from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
+from fastmta.qmgr.routing import Router, in_order
+from fastmta.qmgr.settings import QmgrSettings, TransportRules
+from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
+
+NOWHERE: Final = Attempt()  # relay=none
+EXPIRED: Final = Deferred("4.7.0", "message is administratively expired")
+CHUNK: Final = 200  # messages or recipients that one turn of the loop works on, where there are many
+PROGRESS: Final = 1.0  # seconds between records of a message's progress
+FRESH_SHARE: Final = 0.25  # of the active queue is kept free for fresh mail
+
+
+class ActiveContext(msgspec.Struct, frozen=True, eq=False):
+    """What a worker hands in."""
+
+    settings: QmgrSettings
+    store: Store
+    resolver: Resolver
+    bouncer: Bouncer
+    log: Log
+    loop: Loop
+    table: SharedTable
+    clock: Callable[[], float] | None = None  # tests; None = the system's
+
+
+class Active:
+    """The active queue of a worker."""
+
+    def __init__(self, context: ActiveContext) -> None:
+        """Make it; `add_transport` and `start` follow."""
+        self.context = context
+        self.settings = context.settings
+        self.log = context.log
+        self.messages: dict[str, Message] = {}
+        self.recipients = 0  # without a result, of all messages
+        self.orders: dict[str, str] = {}  # queue id -> hold, delete or requeue, when it leaves the active queue
+        self.failed_recipients: dict[str, list[tuple[int, Bounced]]] = {}  # of this round
+        self.now = context.clock or time.time
+        self.scheduler = Scheduler(context.table, self, context.clock)
+        self.router = Router(context.settings, context.resolver, self.scheduler)
+        self.closing = Closing(self)
+        self.sweep = Sweep(self)
+        self.suspended_requests: list[tuple[DeliveryRequest, Deferred]] = []
+        self._progress: dict[str, float] = {}
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._refill_timer: Timer | None = None
+        self._refill_at = 0.0
+        self._sweep_timer: Timer | None = None
+        self._starved = False  # more was due than there was room for
+        self._flush_began = 0.0
+        self._flushed: set[str] | None = None
+        self._drained: Callable[[], None] | None = None
+        self._write = context.log.write
+        self._resolution = context.settings.delay_logging_resolution_limit
+        self._limit = context.settings.message_active_limit
+        self._deferred_limit = max(1, int(self._limit * (1 - FRESH_SHARE)))
+
+    # -- life
+
+    def add_transport(self, rules: TransportRules, agent: Agent) -> Transport:
+        """A delivery agent of master.cf."""
+        transport = self.scheduler.transport(rules, agent)
+        self.router.add(transport)
+        return transport
+
+    def start(self) -> None:
+        """Begin: take what is due, sweep from time to time. The wiring watches table.wake_fd() and calls `woken`."""
+        self.refill()
+        self._sweep_timer = self.context.loop.call_later(SWEEP_INTERVAL, self._on_sweep)
+
+    def woken(self) -> None:
+        """The eventfd of this worker is readable: another one gave up a place that this one waits for."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.context.table.wake_fd())
+        self.scheduler.woken()
+
+    def drain(self, done: Callable[[], None] | None = None) -> None:
+        """Begin no delivery any more; done() when those on their way have ended and all state is recorded."""
+        self._drained = done
+        self.scheduler.drain()
+        for timer in (self._refill_timer, self._sweep_timer):
+            if timer is not None:
+                timer.cancel()
+        self._check_drained()
+
+    # -- in
+
+    def admit(self, message: Message) -> bool:
+        """A fresh message, durable already, or one that is due. False: there is no room now, it waits in the queue."""
+        now = self.now()
+        envelope = message.envelope
+        queue_id = envelope.queue_id
+        if message.flags:
+            if message.flags & FLAG_HOLD:
+                return False
+            if message.flags & FLAG_EXPIRE:
+                self._expire(message, now)
+                return True
+        if len(self.messages) >= self._limit or self.scheduler.draining or self._too_many():
+            self._put_off(message, now)
+            return False
+        recipients = envelope.recipients
+        message.activated = now
+        self.messages[queue_id] = message
+        if len(recipients) == 1:
+            message.remaining = 1
+            self.recipients += 1
+            self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, 1))
+            where = self.router.route(recipients[0].address, self._flushed is not None)
+            if isinstance(where, Destination):
+                self.scheduler.add(where, message, None)
+            else:
+                self.outcome(message, [0], where, now)
+            return True
+        self._admit_many(message, now)
+        return True
+
+    def admit_now(self, message: Message) -> bool:
+        """An attempt that somebody asked for: nothing is put off, a dead destination gets another chance."""
+        flushed, self._flushed = self._flushed, self._flushed or set()
+        try:
+            return self.admit(message)
+        finally:
+            self._flushed = flushed
+
+    def _too_many(self) -> bool:
+        """Whether the recipients in memory are too many for another message (a first one may have any number)."""
+        return self.recipients > self.settings.message_recipient_limit and len(self.messages) > 0
+
+    def _admit_many(self, message: Message, now: float) -> None:
+        envelope = message.envelope
+        recipients = envelope.recipients
+        done = message.done
+        left = [i for i in range(len(recipients)) if done is None or not done[i]]
+        message.remaining = len(left)
+        self.recipients += len(left)
+        self._write("qmgr", queue_active(envelope.queue_id, envelope.sender, envelope.size, len(left)))
+        if not left:
+            self.closing.round_over(message, now)
+            return
+        pairs: list[tuple[int, str, Destination]] = []
+        at_once: list[tuple[list[int], Outcome]] = []
+        flush = self._flushed is not None
+        for index in left:
+            address = recipients[index].address
+            where = self.router.route(address, flush)
+            if isinstance(where, Destination):
+                pairs.append((index, address, where))
+            elif at_once and at_once[-1][1] is where:
+                at_once[-1][0].append(index)
+            else:
+                at_once.append(([index], where))
+        for indexes, outcome in at_once:
+            self.outcome(message, indexes, outcome, now)
+        for destination, indexes in in_order(pairs):
+            limit = destination.via.rules.destination_recipient_limit or len(indexes)
+            if len(indexes) <= limit:
+                self.scheduler.add(destination, message, indexes)
+            else:
+                groups = [indexes[at : at + limit] for at in range(0, len(indexes), limit)]
+                self.scheduler.add_job(destination, message, groups)
+
+    def _put_off(self, message: Message, now: float) -> None:
+        """No room: the queue keeps it and gives it back when there is."""
+        message.next_attempt = now
+        self.context.store.record(message)
+        if not self._starved:
+            self._starved = True
+            self.arm_refill(now + 1.0)
+
+    def _expire(self, message: Message, now: float) -> None:
+        """Forced expiration (postsuper -e): no attempt is made; the reason of the delay stands, if there is one."""
+        envelope = message.envelope
+        message.activated = now
+        self.messages[envelope.queue_id] = message
+        left = [i for i in range(len(envelope.recipients)) if message.done is None or not message.done[i]]
+        known = message.deferred or {}
+        message.remaining = len(left)
+        self.recipients += len(left)
+        self._write("qmgr", queue_active(envelope.queue_id, envelope.sender, envelope.size, len(left)))
+        silent = [i for i in left if i in known]
+        message.remaining -= len(silent)
+        self.recipients -= len(silent)
+        loud = [i for i in left if i not in known]
+        if loud:
+            self.outcome(message, loud, EXPIRED, now)
+        else:
+            self.closing.round_over(message, now)
+
+    # -- out: called by the scheduler
+
+    def finished(self, request: DeliveryRequest, results: list[Result], attempt: Attempt, now: float) -> None:
+        """The results of one delivery."""
+        message = request.message
+        envelope = message.envelope
+        recipients = envelope.recipients
+        many = len(recipients) > 1
+        service = request.service
+        write = self._write
+        for index, result in zip(request.recipients, results, strict=True):
+            recipient = recipients[index]
+            kind = type(result)
+            write(
+                service,
+                delivery(
+                    envelope.queue_id,
+                    recipient.address,
+                    recipient.orig_to,
+                    attempt.relay,
+                    attempt.conn_use,
+                    message.activated - envelope.arrival,
+                    request.started - message.activated,
+                    attempt.setup,
+                    attempt.transfer,
+                    result.dsn,
+                    "sent" if kind is Sent else "deferred" if kind is Deferred else "bounced",
+                    result.text,
+                    self._resolution,
+                ),
+            )
+            if kind is not Sent or many or message.deferred is not None or self.orders:
+                self._keep(message, index, result)
+        if envelope.queue_id not in self.messages:
+            return  # the sweep gave it back to the queue
+        count = len(results)
+        message.remaining -= count
+        self.recipients -= count
+        if message.remaining == 0:
+            self.closing.round_over(message, now)
+        elif many:
+            self._record_progress(message, now)
+
+    def outcome(self, message: Message, indexes: list[int], outcome: Outcome, now: float) -> None:
+        """Recipients that got their result without a delivery: logged as Postfix's error(8) and retry(8) would."""
+        envelope = message.envelope
+        result = outcome if isinstance(outcome, Sent | Deferred | Bounced) else Deferred(outcome.dsn, outcome.text)
+        status = "sent" if isinstance(result, Sent) else "deferred" if isinstance(result, Deferred) else "bounced"
+        before = message.activated - envelope.arrival
+        for index in indexes:
+            recipient = envelope.recipients[index]
+            line = delivery(
+                envelope.queue_id,
+                recipient.address,
+                recipient.orig_to,
+                "none",
+                1,
+                before,
+                now - message.activated,
+                0.0,
+                0.0,
+                result.dsn,
+                status,
+                result.text,
+                self._resolution,
+            )
+            self._write("error", line)
+            self._keep(message, index, result)
+        message.remaining -= len(indexes)
+        self.recipients -= len(indexes)
+        if message.remaining == 0:
+            self.closing.round_over(message, now)
+
+    def _keep(self, message: Message, index: int, result: Result) -> None:
+        """Remember what became of a recipient, where that is more than plain success of an only one."""
+        if isinstance(result, Deferred):
+            if message.deferred is None:
+                message.deferred = {}
+            message.deferred[index] = result
+            return
+        if isinstance(result, Bounced):
+            self.failed_recipients.setdefault(message.envelope.queue_id, []).append((index, result))
+            return
+        if message.done is None:
+            message.done = bytearray(len(message.envelope.recipients))
+        message.done[index] = 1
+        if message.deferred is not None:
+            message.deferred.pop(index, None)
+
+    def _record_progress(self, message: Message, now: float) -> None:
+        """A message with many recipients tells the queue how far it is, but not for each delivery."""
+        queue_id = message.envelope.queue_id
+        last = self._progress.get(queue_id)
+        if last is None:
+            self._progress[queue_id] = now
+        elif now >= last + PROGRESS:
+            self._progress[queue_id] = now
+            self.context.store.record(message)
+
+    def suspended(self, requests: list[DeliveryRequest], reason: Deferred) -> None:
+        """The destination of these is dead: they are deferred, a part of them in each turn of the loop."""
+        if not self.suspended_requests:
+            self.context.loop.call_soon(self._defer_suspended)
+        self.suspended_requests.extend((request, reason) for request in reversed(requests))
+
+    def _defer_suspended(self) -> None:
+        now = self.now()
+        budget = CHUNK
+        while self.suspended_requests and budget > 0:
+            request, reason = self.suspended_requests.pop()
+            self.outcome(request.message, request.recipients, reason, now)
+            budget -= len(request.recipients)
+        if self.suspended_requests:
+            self.context.loop.call_soon(self._defer_suspended)
+
+    def withdrawn(self, request: DeliveryRequest) -> None:
+        """An entry that was taken back before anybody delivered it: its recipients stay without a result."""
+        message = request.message
+        message.remaining -= len(request.recipients)
+        self.recipients -= len(request.recipients)
+        if message.remaining == 0:
+            self.closing.round_over(message, self.now())
+
+    def failed(self, where: str, error: BaseException) -> None:
+        """A bug: an agent or the scheduler raised."""
+        self.log.panic("qmgr", f"{where}: {type(error).__name__}: {error}")
+
+    def arm(self, when: float) -> None:
+        """The scheduler wants to be called at that time."""
+        if self._timer is not None:
+            if self._timer_at <= when:
+                return
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self.context.loop.call_later(max(0.0, when - self.now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.scheduler.run_timers()
+
+    # -- from the queue
+
+    def left(self, message: Message) -> None:
+        """A message left the active queue: called by closing.py."""
+        queue_id = message.envelope.queue_id
+        self.messages.pop(queue_id, None)
+        if self._progress:
+            self._progress.pop(queue_id, None)
+        if self._starved and len(self.messages) < self._deferred_limit * 0.9:
+            self._starved = False
+            self.arm_refill(self.now())
+        if self._drained is not None:
+            self._check_drained()
+
+    def arm_refill(self, when: float) -> None:
+        """Look for due messages at that time, if not before."""
+        if self.scheduler.draining:
+            return
+        if self._refill_timer is not None:
+            if self._refill_at <= when:
+                return
+            self._refill_timer.cancel()
+        self._refill_at = when
+        self._refill_timer = self.context.loop.call_later(max(0.0, when - self.now()), self.refill)
+
+    def refill(self) -> None:
+        """Take messages that are due, as many as there is room for, some in each turn of the loop."""
+        self._refill_timer = None
+        if self.scheduler.draining:
+            return
+        now = self.now()
+        room = min(self._deferred_limit - len(self.messages), CHUNK)
+        if room <= 0 or self.recipients >= self.settings.message_recipient_limit:
+            self._starved = True
+            self.arm_refill(now + self.settings.queue_run_delay)
+            return
+        if self._flushed is not None:
+            if self._flush_some(now, room):
+                self.arm_refill(now)
+                return
+            self._flushed = None
+        found = self.context.store.due(now, room)
+        for message in found:
+            self.admit(message)
+        if len(found) >= room:
+            self.arm_refill(now)
+            return
+        due = self.context.store.next_due()
+        when = now + self.settings.queue_run_delay
+        if due is not None and due < when:
+            when = max(due, now + 1.0)
+        self.arm_refill(when)
+
+    def _flush_some(self, now: float, room: int) -> bool:
+        """Attempts that somebody asked for: whatever is deferred, each message once. False when all had theirs."""
+        flushed = self._flushed
+        assert flushed is not None
+        fresh = 0
+        for message in self.context.store.due(float("inf"), room + len(flushed)):
+            queue_id = message.envelope.queue_id
+            if queue_id in flushed or message.activated >= self._flush_began:
+                self.context.store.record(message)
+                continue
+            flushed.add(queue_id)
+            fresh += 1
+            self.admit(message)
+        return fresh > 0
+
+    def flush(self) -> None:
+        """A queue run now: all deferred mail, whatever its time, dead destinations and put-off transports too."""
+        self.scheduler.forget_dead()
+        self._flush_began = self.now()
+        self._flushed = set()
+        self.arm_refill(self._flush_began)
+
+    # -- watch
+
+    def _on_sweep(self) -> None:
+        self._sweep_timer = self.context.loop.call_later(SWEEP_INTERVAL, self._on_sweep)
+        self.sweep.run()
+        self.scheduler.trim()
+
+    def _check_drained(self) -> None:
+        if self._drained is None or self.scheduler.in_flight or self.closing.reporting or self.suspended_requests:
+            return
+        done, self._drained = self._drained, None
+        for message in list(self.messages.values()):
+            message.next_attempt = self.now()
+            self.context.store.record(message)
+        self.messages.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        done()

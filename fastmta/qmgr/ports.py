@@ -1,0 +1,126 @@
+"""What the queue manager needs from other steps, as protocols: the queue below it, and what worker wiring hands in.
+
+queue.store.Store is a Store, address.resolve.Resolver a Resolver, bounce.bouncer.Bouncer a Bouncer, observe.log.Log a
+Log and an asyncio event loop a Loop. Tests hand in their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from fastmta.model.message import Message
+from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result
+
+if TYPE_CHECKING:
+    from fastmta._ext.sched import DeliveryRequest, Slot
+
+Done: TypeAlias = Callable[[BaseException | None], None]
+
+
+class Resolved(Protocol):
+    """Where an address goes."""
+
+    @property
+    def transport(self) -> str:
+        """The name of a master.cf service."""
+
+    @property
+    def nexthop(self) -> str:
+        """What that transport delivers to."""
+
+    @property
+    def recipient(self) -> str:
+        """The address as resolved."""
+
+
+class Resolver(Protocol):
+    """Addresses to transports."""
+
+    def resolve(self, address: str, /) -> Resolved | Outcome:
+        """Answers at once; Deferred or Bounced where the address cannot be resolved."""
+
+
+class Store(Protocol):
+    """The worker's part of the queue."""
+
+    def record(self, message: Message, /) -> None:
+        """The state of a message changed: keep it."""
+
+    def remove(self, message: Message, /) -> None:
+        """All recipients are done."""
+
+    def due(self, now: float, limit: int, /) -> list[Message]:
+        """Messages whose next attempt has come and that are not in memory."""
+
+    def next_due(self) -> float | None:
+        """When the next attempt of a message that is not in memory is; None if there is none."""
+
+    def find(self, queue_id: str, /) -> Message | None:
+        """A message, wherever it is."""
+
+
+class Bouncer(Protocol):
+    """Notifications to senders. done(None) when the notification is durable, or none is to be sent."""
+
+    def bounce(self, message: Message, failed: list[tuple[int, Bounced]], done: Done, /) -> None:
+        """Recipients (by index) that failed for good."""
+
+    def delay_notice(self, message: Message, delayed: list[tuple[int, Deferred]], done: Done, /) -> None:
+        """Recipients that are not delivered yet."""
+
+
+class Log(Protocol):
+    """The log. service: "qmgr", or a full "postfix/relay/smtp"."""
+
+    def write(self, service: str, line: str, /) -> None:
+        """A line."""
+
+    def warning(self, service: str, text: str, /) -> None:
+        """A line that begins with "warning: "."""
+
+    def panic(self, service: str, text: str, /) -> None:
+        """A line that begins with "panic: "."""
+
+
+class Timer(Protocol):
+    """A call to come."""
+
+    def cancel(self) -> None:
+        """Not any more."""
+
+
+class Loop(Protocol):
+    """The event loop, as far as it is used here."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], /) -> Timer:
+        """Call back after so many seconds."""
+
+    def call_soon(self, callback: Callable[..., object], /) -> Any:
+        """Call back in the next turn."""
+
+
+class Agent(Protocol):
+    """A delivery agent, as the scheduler sees it."""
+
+    def slot(self, slot: Slot, /) -> None:
+        """A place at a destination that has entries: take() them."""
+
+
+class Owner(Protocol):
+    """Who answers for the messages in the scheduler: active.py."""
+
+    def finished(self, request: DeliveryRequest, results: list[Result], attempt: Attempt, now: float, /) -> None:
+        """The results of a delivery."""
+
+    def suspended(self, requests: list[DeliveryRequest], reason: Deferred, /) -> None:
+        """Entries of a destination that is dead."""
+
+    def withdrawn(self, request: DeliveryRequest, /) -> None:
+        """An entry that was taken back."""
+
+    def failed(self, where: str, error: BaseException, /) -> None:
+        """A bug: something that must not raise did."""
+
+    def arm(self, when: float, /) -> None:
+        """Call run_timers() at that Unix time."""

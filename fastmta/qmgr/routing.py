@@ -1,0 +1,98 @@
+"""From a message's recipients to destinations: resolve, redirect what cannot go out, and group.
+
+Called by active.py for each message that becomes active. A recipient gets either a destination of the scheduler or an
+outcome at once (bad address, transport put off by defer_transports, unknown transport, dead destination). Queue names
+are Postfix's: the next hop, or user@nexthop without the address extension where the transport takes one recipient at
+a time, so that each recipient has a window of its own; in lower case. Nothing is raised. Reference:
+qmgr_message_resolve, qmgr_message_assign.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastmta._ext.sched import Destination, Scheduler, Transport
+from fastmta.model.outcome import Bounced, Deferred, Outcome
+from fastmta.qmgr.ports import Resolved, Resolver
+from fastmta.qmgr.settings import QmgrSettings
+
+BAD_SYNTAX: Final = Bounced("5.1.3", "bad address syntax")
+NULL_RECIPIENT: Final = Bounced("5.1.3", "null recipient address")
+DEFERRED_TRANSPORT: Final = Deferred("4.3.2", "deferred transport")
+UNAVAILABLE: Final = Deferred("4.3.0", "mail transport unavailable")
+RESOLVER_FAILURE: Final = Deferred("4.3.0", "address resolver failure")
+
+# Their destinations stand for reasons, not for sites: they never die and are not per recipient.
+REASON_TRANSPORTS: Final = frozenset({"error", "retry"})
+
+
+class Router:
+    """Finds the destination of a recipient."""
+
+    def __init__(self, settings: QmgrSettings, resolver: Resolver, scheduler: Scheduler) -> None:
+        """settings says what is put off."""
+        self._settings = settings
+        self._resolver = resolver
+        self._transports: dict[str, Transport] = scheduler.transports
+        self._single: dict[str, bool] = {}
+
+    def add(self, transport: Transport) -> None:
+        """A transport of master.cf that can be resolved to."""
+        rules = transport.rules
+        self._single[rules.name] = rules.destination_recipient_limit == 1 and rules.name not in REASON_TRANSPORTS
+
+    def route(self, address: str, flush: bool = False) -> Destination | Outcome:
+        """The destination of an address, or its outcome at once. flush: an asked-for attempt puts nothing off."""
+        if not address:
+            return NULL_RECIPIENT
+        if address[0] == "-" and not self._settings.allow_min_user:
+            return BAD_SYNTAX
+        resolved = self._resolver.resolve(address)
+        if isinstance(resolved, Outcome):
+            return resolved
+        name = resolved.transport
+        transport = self._transports.get(name)
+        if transport is None:
+            return UNAVAILABLE
+        if name in self._settings.defer_transports and not flush:
+            return DEFERRED_TRANSPORT
+        nexthop = resolved.nexthop
+        queue_name = self._queue_name(resolved) if self._single[name] else nexthop
+        destination = transport.destinations.get(queue_name)
+        if destination is None:
+            destination = transport.destination(queue_name.lower(), nexthop)
+        if destination.busy == 0:
+            # With a place at work it is alive, or finds out itself.
+            if flush:
+                destination.window.revive()
+            else:
+                dead = destination.dead_reason()
+                if dead is not None:
+                    return dead
+        return destination
+
+    def _queue_name(self, resolved: Resolved) -> str:
+        local = resolved.recipient.rpartition("@")[0] or resolved.recipient
+        return f"{self._without_extension(local)}@{resolved.nexthop}"
+
+    def _without_extension(self, local: str) -> str:
+        """The local part before its first delimiter, with Postfix's exceptions (split_addr)."""
+        delimiters = self._settings.recipient_delimiter
+        if not delimiters or local.lower() in ("postmaster", "mailer-daemon", "double-bounce"):
+            return local
+        if "-" in delimiters and (local.lower().startswith("owner-") or local.lower().endswith("-request")):
+            return local
+        ends = [at for at in (local.find(one, 1) for one in delimiters) if at > 0]
+        return local[: min(ends)] if ends else local
+
+
+def in_order(pairs: list[tuple[int, str, Destination]]) -> list[tuple[Destination, list[int]]]:
+    """Recipients (index, address, destination) by destination, then by domain and address, as Postfix sorts them."""
+    groups: dict[Destination, list[tuple[str, str, int]]] = {}
+    for index, address, destination in pairs:
+        groups.setdefault(destination, []).append((address.rpartition("@")[2].lower(), address, index))
+    found = []
+    for destination, members in groups.items():
+        members.sort()
+        found.append((destination, [index for _domain, _address, index in members]))
+    return found

@@ -1,0 +1,68 @@
+"""The proof that no message was forgotten: each one in the active queue has an owner and a next action.
+
+Run by active.py every SWEEP_INTERVAL seconds. A message's recipients without a result must all stand in an entry that
+waits, or in a request that an agent has, or be among those that are being deferred; a message without such recipients
+must have a report under way. What breaks this is a bug: it is logged loudly and repaired, by giving the message back
+to the queue for another attempt. A request that an agent holds for longer than daemon_timeout is finished for it.
+Nothing is raised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fastmta.model.message import Message
+from fastmta.model.outcome import Attempt, Deferred
+
+if TYPE_CHECKING:
+    from fastmta.qmgr.active import Active
+
+SWEEP_INTERVAL: Final = 60.0
+LOST: Final = Deferred("4.3.0", "unknown mail transport error")
+
+
+class Sweep:
+    """Looks at all messages of an active queue."""
+
+    def __init__(self, active: Active) -> None:
+        """active: whose messages."""
+        self._active = active
+
+    def run(self) -> list[str]:
+        """Look, repair, and return what was wrong, a line each; nothing, normally."""
+        active = self._active
+        counts, flying = active.scheduler.census()
+        for request, _reason in active.suspended_requests:
+            counts[request.message] = counts.get(request.message, 0) + len(request.recipients)
+        wrong: list[str] = []
+        for queue_id, message in list(active.messages.items()):
+            owned = counts.pop(message, 0)
+            if owned != message.remaining:
+                wrong.append(f"{queue_id}: {message.remaining} recipients without a result, but {owned} with an owner")
+                self._give_back(message)
+            elif owned == 0 and queue_id not in active.closing.reporting:
+                wrong.append(f"{queue_id}: in the active queue without a next action")
+                self._give_back(message)
+        for message in counts:
+            wrong.append(f"{message.envelope.queue_id}: being delivered, but not in the active queue")
+        recipients = sum(message.remaining for message in active.messages.values())
+        if recipients != active.recipients:
+            wrong.append(f"{recipients} recipients in the active queue, but {active.recipients} counted")
+            active.recipients = recipients
+        late = active.now() - active.settings.daemon_timeout
+        for request in flying:
+            if request.started < late:
+                wrong.append(f"{request.message.envelope.queue_id}: no answer from transport {request.transport}")
+                request.finish([LOST] * len(request.recipients), Attempt())
+        for line in wrong:
+            active.log.panic("qmgr", line)
+        return wrong
+
+    def _give_back(self, message: Message) -> None:
+        """Let the queue own it again. Results that still come are logged, and ignored."""
+        active = self._active
+        queue_id = message.envelope.queue_id
+        active.messages.pop(queue_id, None)
+        active.recipients -= message.remaining
+        message.next_attempt = active.now() + active.settings.minimal_backoff_time
+        active.context.store.record(message)
