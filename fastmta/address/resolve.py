@@ -2,7 +2,7 @@
 
 qmgr/ calls Resolver.resolve for each recipient of a message that enters the active queue, smtpd's restrictions ask
 Resolver.domain_class. The answer depends on the domain alone, unless that is local: so it is kept by domain. An address
-that makes no sense resolves to the error transport, never to an exception. RFC 5321 section 2.3; trivial-rewrite(8),
+that makes no sense gets Bounced, never an exception. RFC 5321 section 2.3; trivial-rewrite(8),
 ADDRESS_CLASS_README: mydestination, inet_interfaces, relay_domains, local_transport, relay_transport,
 default_transport, relayhost.
 """
@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 
 from fastmta.address.hostname import literal_address, valid_hostaddr, valid_utf8_hostname
-from fastmta.address.quote import unquote_822_local
+from fastmta.address.quote import is_dot_string, unquote_822_local
 from fastmta.address.rewrite import RewriteSettings, canonical
+from fastmta.model.outcome import Bounced
 
 CLASS_LOCAL: Final = "local"
 CLASS_RELAY: Final = "relay"
@@ -50,9 +51,12 @@ class ResolveSettings(msgspec.Struct, frozen=True):
     double_bounce_sender: str = "double-bounce"
 
 
+BAD_SYNTAX: Final = Bounced("5.1.3", "bad address syntax")
+
+
 class _Domain(msgspec.Struct, frozen=True, gc=False):
     local: bool
-    transport: str
+    transport: str  # "" is a domain that makes no sense
     nexthop: str
 
 
@@ -73,7 +77,7 @@ class Resolver:
         self._is_own_address = is_own_address
         self._domains: dict[str, _Domain] = {}
 
-    def resolve(self, address: str) -> Resolved:
+    def resolve(self, address: str) -> Resolved | Bounced:
         """The way for an address in internal form."""
         local, at, name = address.rpartition("@")
         if at and local:
@@ -81,7 +85,7 @@ class Resolver:
             if domain is None:
                 domain = self._remember(name)
             if not domain.local:
-                return Resolved(domain.transport, domain.nexthop, address)
+                return Resolved(domain.transport, domain.nexthop, address) if domain.transport else BAD_SYNTAX
         return self._resolve_local(address)
 
     def domain_class(self, name: str) -> str:
@@ -112,7 +116,7 @@ class Resolver:
         else:
             valid = valid_utf8_hostname(folded)
         if not valid:
-            return _Domain(False, "error", "5.1.3 bad address syntax")
+            return _Domain(False, "", "")
         chosen = settings.relay_transport if self._is_relay_domain(folded) else settings.default_transport
         transport, nexthop = _split(chosen, settings.relayhost or folded)
         return _Domain(False, transport, nexthop)
@@ -125,7 +129,7 @@ class Resolver:
         literal = literal_address(folded)
         return bool(literal) and self._is_own_address(literal)
 
-    def _resolve_local(self, address: str) -> Resolved:
+    def _resolve_local(self, address: str) -> Resolved | Bounced:
         """An address without a domain, or in a local one: what hides in its local part may lead elsewhere after all."""
         settings = self._settings
         domain_name = ""
@@ -136,18 +140,18 @@ class Resolver:
                 local, name = current, ""
             elif not name:
                 if not settings.resolve_null_domain:
-                    return Resolved("error", "5.1.3 bad address syntax", address)
+                    return BAD_SYNTAX
                 current = local
                 continue
             else:
                 domain = self._domains.get(name) or self._remember(name)
                 if not domain.local:
-                    return Resolved(domain.transport, domain.nexthop, current)
+                    return Resolved(domain.transport, domain.nexthop, current) if domain.transport else BAD_SYNTAX
                 if not local:
-                    return Resolved(domain.transport, domain.nexthop, current)
+                    return Resolved(domain.transport, domain.nexthop, "MAILER-DAEMON" + current)
                 domain_name = name
             inner = self._operators(local)
-            if inner == local:
+            if inner is None:
                 break
             current = inner
         domain_name = domain_name or settings.myhostname
@@ -160,8 +164,8 @@ class Resolver:
             return Resolved(transport, nexthop, recipient)
         return Resolved(domain.transport, domain.nexthop, recipient)
 
-    def _operators(self, local: str) -> str:
-        """Routing inside a local part, as an address; the local part itself where there is none.
+    def _operators(self, local: str) -> str | None:
+        """Routing inside a local part, as an address; None where there is none.
 
         Quotes do not protect it (resolve_dequoted_address): nobody shall relay through us by quoting.
         """
@@ -169,18 +173,17 @@ class Resolver:
         text = local
         if settings.resolve_dequoted_address:
             text = unquote_822_local(local)
+        elif not is_dot_string(local):
+            return None
         if "@" in text:
             return canonical(text, settings.rewrite)
-        swap = settings.rewrite.swap_bangpath and "!" in text
-        if swap:
+        if settings.rewrite.swap_bangpath and "!" in text:
             site, _, user = text.partition("!")
-            if site and user:
-                return canonical(f"{user}@{site}", settings.rewrite)
+            return canonical(f"{user}@{site}", settings.rewrite)
         if settings.rewrite.allow_percent_hack and "%" in text:
             user, _, site = text.rpartition("%")
-            if site:
-                return canonical(f"{user}@{site}", settings.rewrite)
-        return local
+            return canonical(f"{user}@{site}", settings.rewrite)
+        return None
 
 
 def _split(transport: str, nexthop: str) -> tuple[str, str]:

@@ -57,32 +57,19 @@ def _rewrite(address: str, settings: RewriteSettings) -> str:
             address = address[colon + 1 :]
     local, at, domain = address.rpartition("@")
     if not at:
-        local, domain = _split_local(address, settings)
-        if not domain and not settings.append_at_myorigin:
+        operators = is_dot_string(address)  # what has to be quoted is one word: its operators mean nothing
+        if operators and settings.swap_bangpath and "!" in address:
+            domain, _, local = address.partition("!")
+        elif operators and settings.allow_percent_hack and "%" in address:
+            local, _, domain = address.rpartition("%")
+        elif settings.append_at_myorigin:
+            local, domain = address, settings.myorigin
+        else:
             return address
-        domain = domain or settings.myorigin
     if not domain:  # "user@": left as it is, for the resolver
-        return address
+        return local + "@"
     if settings.append_dot_mydomain and settings.mydomain and "." not in domain and domain[0] != "[":
         domain = f"{domain}.{settings.mydomain}"
     if len(domain) > 1 and domain[-1] == "." and domain[-2] != ".":
         domain = domain[:-1]
     return f"{local}@{domain}"
-
-
-def _split_local(address: str, settings: RewriteSettings) -> tuple[str, str]:
-    """site!user and user%domain without an "@", unless quoted: local part and domain, "" where it has none."""
-    if settings.swap_bangpath and "!" in address and _operators_count(address):
-        site, _, user = address.partition("!")
-        if site and user:
-            return user, site
-    if settings.allow_percent_hack and "%" in address and _operators_count(address):
-        local, _, domain = address.rpartition("%")
-        if domain:
-            return local, domain
-    return address, ""
-
-
-def _operators_count(local: str) -> bool:
-    """An internal form that has to be quoted is one word: its operators mean nothing."""
-    return is_dot_string(local)
