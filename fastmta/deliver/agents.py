@@ -1,0 +1,80 @@
+"""The agents of one worker, by transport: the unix services of master.cf that deliver.
+
+Called by master/worker.py at start. `smtp` and `lmtp` programs become SmtpAgents with the service's own -o settings (so "relay" is one too);
+error (under the name "retry" it defers), discard; other delivery programs get an agent that defers with a clear reason. Raises ConfigError
+and TlsError for settings that cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol, Self
+
+from fastmta.deliver.agent import Agent, DeliverContext
+from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, UnavailableAgent
+from fastmta.deliver.settings import Parameters, read_settings
+from fastmta.deliver.smtp import SmtpAgent
+from fastmta.net.tls import client_context
+
+UNSUPPORTED: Final[Mapping[str, str]] = {
+    "local": "local delivery is not supported yet",
+    "virtual": "virtual mailbox delivery is not supported yet",
+    "pipe": "mail transport unavailable: delivery to commands is not supported yet",
+    "spawn": "mail transport unavailable: spawn is not supported yet",
+}
+
+
+class ServiceLike(Protocol):
+    """The part of config.Service that is needed here."""
+
+    @property
+    def name(self) -> str:
+        """First field of master.cf."""
+
+    @property
+    def type(self) -> str:
+        """Second field."""
+
+    @property
+    def command(self) -> str:
+        """The program."""
+
+
+class ConfigLike(Parameters, Protocol):
+    """The part of config.Config that is needed here."""
+
+    @property
+    def services(self) -> Iterable[ServiceLike]:
+        """Rows of master.cf."""
+
+    def for_service(self, service: ServiceLike) -> Self:
+        """The configuration with the service's own settings."""
+
+
+def build_agents(cfg: ConfigLike, context: DeliverContext) -> dict[str, Agent]:
+    """Make an agent for each transport of master.cf."""
+    agents: dict[str, Agent] = {}
+    for service in cfg.services:
+        if service.type == "unix":
+            agent = build_agent(cfg, service, context)
+            if agent is not None:
+                agents[service.name] = agent
+    return agents
+
+
+def build_agent(cfg: ConfigLike, service: ServiceLike, context: DeliverContext) -> Agent | None:
+    """The agent of one service, or None where it is none that delivers."""
+    command = service.command
+    if command in ("smtp", "lmtp"):
+        own = cfg.for_service(service)
+        settings = read_settings(own, command)
+        tls = client_context(own, command) if settings.tls_level != "none" else None
+        return SmtpAgent(settings, context, tls)
+    ident = f"{cfg.for_service(service).get_str('syslog_name')}/{command}"
+    if command == "error":
+        return RetryAgent(ident) if service.name == "retry" else ErrorAgent(ident)
+    if command == "discard":
+        return DiscardAgent(ident)
+    if command in UNSUPPORTED:
+        return UnavailableAgent(ident, UNSUPPORTED[command])
+    return None
