@@ -1,0 +1,146 @@
+"""Contract of the SMTP server machine: states, one handler per command, what is asked of the session. See smtpserver.pyx."""
+
+from fastmta._ext.smtpcontent cimport ContentReader
+
+cdef enum State:
+    AT_START = 0  # nothing said yet
+    AT_COMMAND = 1
+    AT_DATA = 2
+    AT_CHUNK = 3
+    AT_TLS = 4  # 220 to STARTTLS is out
+    AT_END = 5  # no more input is read
+
+cdef enum Command:
+    C_HELO = 0
+    C_EHLO
+    C_XCLIENT
+    C_XFORWARD
+    C_STARTTLS
+    C_AUTH
+    C_MAIL
+    C_RCPT
+    C_DATA
+    C_BDAT
+    C_RSET
+    C_NOOP
+    C_VRFY
+    C_ETRN
+    C_QUIT
+    C_HELP
+    C_UNKNOWN
+    C_MANY  # how many there are
+    C_NONE = -1
+
+
+cdef class ReadBuffer:
+    cdef unsigned char *data
+    cdef readonly Py_ssize_t size
+    cdef object view
+
+
+cdef class Limits:
+    cdef readonly bytes myhostname
+    cdef readonly Py_ssize_t line_length_limit
+    cdef readonly long long message_size_limit
+    cdef readonly int recipient_limit
+    cdef readonly int recipient_overshoot_limit
+    cdef readonly int junk_command_limit
+    cdef readonly int soft_error_limit
+    cdef readonly int hard_error_limit
+    cdef readonly double error_sleep_time
+    cdef readonly bint helo_required
+    cdef readonly bint strict_rfc821_envelopes
+    cdef readonly bint smtputf8_enable
+    cdef readonly bint strict_smtputf8
+    cdef readonly bint disable_vrfy_command
+    cdef readonly bint offer_dsn
+    cdef readonly bint offer_chunking
+    cdef readonly bint offer_starttls
+    cdef readonly bint require_tls
+    cdef readonly bint forbid_unauth_pipelining
+    cdef readonly bint replace_stray_cr_lf
+    cdef readonly bint ask_data
+    cdef readonly int bare_newline_reject_code
+    cdef readonly frozenset noop_commands
+    cdef readonly frozenset forbidden_commands
+    cdef readonly bint forbid_non_letters
+    cdef readonly object parse_mailbox
+
+
+cdef class SmtpServer:
+    cdef object handler
+    cdef Limits limits
+    cdef ContentReader content
+    cdef readonly int state
+    cdef readonly int attention
+    cdef readonly bint esmtp
+    cdef readonly bint secure
+    cdef readonly bint denied
+    cdef readonly bint improper_pipelining
+    cdef readonly bint too_many_errors
+    cdef readonly int recipients
+    cdef readonly int errors
+    cdef public int bare_lf
+    # the transaction
+    cdef bint helo_seen
+    cdef bint in_mail
+    cdef bint chunking
+    cdef bint chunk_failed
+    cdef bint chunk_last
+    cdef long long chunk_left
+    cdef long long chunk_size
+    cdef long long chunk_total
+    cdef object chunk_reply
+    # the session
+    cdef int waiting
+    cdef int where_command
+    cdef bint after_message
+    cdef int junk
+    cdef int overshoot
+    cdef unsigned int[C_MANY] total
+    cdef unsigned int[C_MANY] good
+    # output
+    cdef object output
+    cdef object delayed
+    # input that is not finished
+    cdef unsigned char *held
+    cdef Py_ssize_t held_used
+    cdef Py_ssize_t held_room
+    cdef Py_ssize_t behind
+    cdef bytes cut  # the beginning of a line that is too long
+
+    cdef int take(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int go_on(self) except -1
+    cdef bint idle(self) noexcept
+    cdef void forget(self) noexcept
+    cdef int hold(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef Py_ssize_t run(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef Py_ssize_t run_line(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int line(self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest) except -1
+    cdef int improper(self, const unsigned char *after, Py_ssize_t rest) except -1
+    cdef int unknown(self, const unsigned char *p, Py_ssize_t n, Py_ssize_t stop) except -1
+    cdef int dispatch(self, int command, const unsigned char *p, Py_ssize_t n, bint bare) except -1
+    cdef int helo(self, int command, list words) except -1
+    cdef int mail(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int rcpt(self, const unsigned char *p, Py_ssize_t n) except -1
+    cdef object path(self, int command, const unsigned char *p, Py_ssize_t n, list params)
+    cdef object read_path(self, int command, const unsigned char *p, Py_ssize_t n)
+    cdef int data(self, bint alone) except -1
+    cdef int bdat(self, list words, const unsigned char *p, Py_ssize_t n) except -1
+    cdef int chunk_done(self) except -1
+    cdef int end_of_content(self) except -1
+    cdef bytes content_error(self)
+    cdef int hand_over(self, int command, long long chunked) except -1
+    cdef int vrfy(self, list words) except -1
+    cdef int etrn(self, list words) except -1
+    cdef int starttls(self, bint alone) except -1
+    cdef int answer(self, int command, object reply) except -1
+    cdef int finish(self, int command, bytes reply) except -1
+    cdef int data_answer(self, int command, bint good, bytes reply) except -1
+    cdef int fail(self, int command, bytes reply) except -1
+    cdef int reply(self, bytes text) except -1
+    cdef int close(self) except -1
+    cdef int reset(self) except -1
+    cdef int count_junk(self) except -1
+    cdef int check_errors(self) except -1
+    cdef object collect(self)
