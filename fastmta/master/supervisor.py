@@ -351,6 +351,7 @@ class Supervisor:
                 self._drain_worker(worker)
         self.listeners.keep(self.current.bound)
         if first:
+            self._publish()
             self.up()
         else:
             self.reloads += 1

@@ -1,0 +1,285 @@
+"""A worker: the one place that wires the steps together, and the loop that they run on.
+
+`run(assignment)` is called by the supervisor in a process that it forked. It builds the parts from the configuration
+(bottom up: log, DNS, queue, scheduler, agents, intake, bouncer, sessions), says that it is ready, and runs until the
+master says DRAIN or STOP, or is gone. Each part knows only what it is handed here. What is wrong with the configuration
+is raised before the worker is ready, and becomes the last words that the master logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from fastmta.address.resolve import Resolver as AddressResolver
+from fastmta.address.resolve import ResolveSettings
+from fastmta.address.rewrite import RewriteSettings
+from fastmta.admin.control import ControlServer, ControlSettings
+from fastmta.bounce.bouncer import Bouncer, BounceSettings
+from fastmta.cleanup.intake import Intake, IntakeSettings
+from fastmta.config import Config, Service
+from fastmta.deliver.agent import Agent, DeliverContext
+from fastmta.deliver.agents import build_agents
+from fastmta.master.assignment import ADOPT, DRAIN, STOP, Assignment
+from fastmta.master.journal import log_settings
+from fastmta.master.target import WorkerTarget
+from fastmta.model.message import Message
+from fastmta.net.clientname import ClientNames
+from fastmta.net.dns import Resolver
+from fastmta.net.hosts import HostsFile
+from fastmta.net.resolvconf import dns_settings
+from fastmta.observe.log import Log
+from fastmta.qmgr.active import Active, ActiveContext
+from fastmta.qmgr.operations import Operations
+from fastmta.qmgr.settings import QmgrSettings, TransportRules
+from fastmta.queue.errors import QueueFull
+from fastmta.queue.settings import QueueSettings
+from fastmta.queue.store import Store
+from fastmta.smtpd.service import SmtpdService, WorkerContext
+from fastmta.tables import matchlist
+
+LOG_POLL: Final = 1.0  # seconds between looks at the log file
+ADOPT_INTERVAL: Final = 30.0  # seconds between tries to take over shards, beside the master's word
+
+
+class Worker:
+    """Everything that runs in one worker process."""
+
+    def __init__(self, assignment: Assignment, loop: asyncio.AbstractEventLoop) -> None:
+        """Build the parts. Raises ConfigError and its like, OSError."""
+        cfg = assignment.config
+        self.assignment = assignment
+        self.loop = loop
+        self.started = time.time()
+        self.draining = False
+        self.stopped: asyncio.Future[None] = loop.create_future()
+        self._closing = False
+        self._servers: list[asyncio.AbstractServer] = []
+        self.log = Log(log_settings(cfg, assignment.identity), defer=loop.call_soon)
+        self.queue_directory = Path(cfg.get_str("queue_directory"))
+        assignment.shared.bind(assignment.number)
+
+        self.resolver = Resolver(dns_settings(cfg.get_list("fastmta_dns_servers")))
+        names = ClientNames(self.resolver, HostsFile())
+        self.store = Store(
+            self.queue_directory,
+            QueueSettings.from_config(cfg),
+            assignment.primary_shard,
+            lambda text: self.log.warning("qmgr", text),
+            loop,
+        )
+        own = matchlist.MatchList(cfg.own_addresses)
+        addresses = AddressResolver(
+            _resolve_settings(cfg),
+            matchlist.for_parameter(cfg, "mydestination").match_domain,
+            matchlist.for_parameter(cfg, "relay_domains").match_domain,
+            own.match_address,
+        )
+        intake_settings = IntakeSettings(
+            myhostname=cfg.get_str("myhostname"),
+            mail_name=cfg.get_str("mail_name"),
+            hopcount_limit=cfg.get_int("hopcount_limit"),
+            message_size_limit=cfg.get_int("message_size_limit"),
+            line_length_limit=cfg.get_int("line_length_limit"),
+            always_add_missing_headers=cfg.get_bool("always_add_missing_headers"),
+        )
+        self.intake = Intake(
+            intake_settings, self.store, self.log, self._admit, lambda error: isinstance(error, QueueFull), own.match_address
+        )
+        self.bouncer = Bouncer(BounceSettings.from_config(cfg), self.intake, self.store, self.log)
+        self.active = Active(
+            ActiveContext(
+                settings=QmgrSettings.read(cfg),
+                store=self.store,
+                resolver=addresses,
+                bouncer=self.bouncer,
+                log=self.log,
+                loop=loop,
+                table=assignment.shared,
+            )
+        )
+        self.operations = Operations(self.active, self.store)
+        self.agents = self._build_agents(cfg, frozenset(cfg.own_addresses))
+        context = WorkerContext(
+            loop=loop,
+            log=self.log,
+            intake=self.intake,
+            shared=assignment.shared,
+            names=names,
+            domain_class=addresses.domain_class,
+        )
+        self.services = [
+            (SmtpdService(cfg.for_service(service), service, context), sockets) for service, sockets in assignment.listeners
+        ]
+        self.control = ControlServer(WorkerTarget(self), _control_settings(cfg))
+
+    def _build_agents(self, cfg: Config, own: frozenset[str]) -> dict[str, Agent]:
+        context = DeliverContext(loop=self.loop, log=self.log, resolver=self.resolver, content=self.store.content, own_addresses=own)
+        agents = build_agents(cfg, context)
+        for service in cfg.services:
+            agent = agents.get(service.name)
+            if service.type == "unix" and agent is not None:
+                self.active.add_transport(TransportRules.read(cfg, service, _ident(cfg, service)), agent)
+        return agents
+
+    def _admit(self, message: Message) -> None:
+        self.active.admit(message)
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the queue, listen, and say so."""
+        self.store.open()
+        self.adopt()
+        self.active.start()
+        self.loop.add_reader(self.assignment.shared.wake_fd(), self.active.woken)
+        for service, sockets in self.services:
+            for sock in sockets:
+                self._servers.append(await self.loop.create_server(service.protocol, sock=sock, backlog=sock_backlog(sock)))
+        path = self.queue_directory / "public" / f"worker-{self.assignment.number}"
+        await self.control.start(path)
+        os.set_blocking(self.assignment.control_fd, False)
+        self.loop.add_reader(self.assignment.control_fd, self._order)
+        self.loop.call_later(LOG_POLL, self._poll_log)
+        self.loop.call_later(ADOPT_INTERVAL, self._adopt_later)
+        self.assignment.ready()
+
+    def adopt(self) -> None:
+        """Take over what shards are ours and free; their mail is due."""
+        if not self.draining and self.store.adopt(self.assignment.candidates()):
+            self.active.arm_refill(time.time())
+
+    def _adopt_later(self) -> None:
+        self.adopt()
+        self.loop.call_later(ADOPT_INTERVAL, self._adopt_later)
+
+    def _poll_log(self) -> None:
+        self.log.poll()
+        self.loop.call_later(LOG_POLL, self._poll_log)
+
+    def _order(self) -> None:
+        """The master says something, or is gone."""
+        try:
+            orders = os.read(self.assignment.control_fd, 64)
+        except BlockingIOError:
+            return
+        if not orders:
+            self.loop.remove_reader(self.assignment.control_fd)
+            self.log.warning("master", "the master process is gone: stopping")
+            orders = STOP
+        if STOP in orders:
+            self.stop()
+        elif DRAIN in orders:
+            self.drain()
+        elif ADOPT in orders:
+            self.adopt()
+
+    def drain(self) -> None:
+        """Accept no connection any more; end when the sessions that are open have ended, and what they brought is on its way."""
+        if not self.draining:
+            self.draining = True
+            self._stop_listening()
+            for service, _ in self.services:
+                service.drain(self._session_ended)
+            self._session_ended()
+
+    def stop(self) -> None:
+        """End as soon as what is in flight has ended."""
+        self.draining = True
+        self._stop_listening()
+        for service, _ in self.services:
+            service.stop(self._session_ended)
+        self._session_ended()
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _session_ended(self) -> None:
+        if not self._closing and not any(service.sessions for service, _ in self.services):
+            self._closing = True
+            self.active.drain(self._delivered)
+
+    def _delivered(self) -> None:
+        for agent in self.agents.values():
+            agent.close()
+        if not self.stopped.done():
+            self.stopped.set_result(None)
+
+    def close(self) -> None:
+        """Leave everything in order on disk."""
+        self.control.close()
+        self.store.close()
+        self.log.close()
+
+    def failed(self, context: dict[str, Any]) -> None:
+        """The loop's handler for what a callback raised: a bug of ours, logged with its traceback."""
+        error = context.get("exception")
+        text = str(context.get("message", "error"))
+        if error is not None:
+            text += "\n" + "".join(traceback.format_exception(error))
+        for line in text.splitlines():
+            self.log.panic("master", line)
+
+
+def _control_settings(cfg: Config) -> ControlSettings:
+    return ControlSettings(flush_users=cfg.get_list("authorized_flush_users"), mailq_users=cfg.get_list("authorized_mailq_users"))
+
+
+def _ident(cfg: Config, service: Service) -> str:
+    """What the deliveries of a service are logged as: its program, under its own syslog_name where it has one."""
+    own = cfg.for_service(service).get_str("syslog_name")
+    return service.command if own == cfg.get_str("syslog_name") else f"{own}/{service.command}"
+
+
+def _resolve_settings(cfg: Config) -> ResolveSettings:
+    rewrite = RewriteSettings(
+        myorigin=cfg.get_str("myorigin"),
+        mydomain=cfg.get_str("mydomain"),
+        append_at_myorigin=cfg.get_bool("append_at_myorigin"),
+        append_dot_mydomain=cfg.get_bool("append_dot_mydomain"),
+        swap_bangpath=cfg.get_bool("swap_bangpath"),
+        allow_percent_hack=cfg.get_bool("allow_percent_hack"),
+        empty_address_recipient=cfg.get_str("empty_address_recipient"),
+    )
+    return ResolveSettings(
+        rewrite=rewrite,
+        myhostname=cfg.get_str("myhostname"),
+        local_transport=cfg.get_str("local_transport"),
+        relay_transport=cfg.get_str("relay_transport"),
+        default_transport=cfg.get_str("default_transport"),
+        relayhost=cfg.get_str("relayhost"),
+        resolve_dequoted_address=cfg.get_bool("resolve_dequoted_address"),
+        resolve_null_domain=cfg.get_bool("resolve_null_domain"),
+        resolve_numeric_domain=cfg.get_bool("resolve_numeric_domain"),
+        double_bounce_sender=cfg.get_str("double_bounce_sender"),
+    )
+
+
+async def _serve(assignment: Assignment) -> None:
+    loop = asyncio.get_running_loop()
+    worker = Worker(assignment, loop)
+    loop.set_exception_handler(lambda _, context: worker.failed(context))
+    try:
+        await worker.start()
+        await worker.stopped
+    finally:
+        worker.close()
+
+
+def run(assignment: Assignment) -> None:
+    """Be a worker until told to stop. Returns when everything is on disk; raises what kept it from starting."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    assignment.drop_privileges()
+    sys.setswitchinterval(0.05)
+    uvloop.run(_serve(assignment))
