@@ -84,6 +84,7 @@ class LiveServer:
             "queue_directory": str(self.queue),
             "data_directory": str(folder / "data"),
             "maillog_file": str(self.log_file),
+            "maillog_file_prefixes": f"{folder}, /var, /dev/stdout",
             "mail_owner": owner or self._owner(),
             "fastmta_workers": str(workers),
             "fastmta_stop_timeout": "5s",

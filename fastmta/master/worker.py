@@ -77,7 +77,7 @@ class Worker:
             loop,
         )
         own = matchlist.MatchList(cfg.own_addresses)
-        addresses = AddressResolver(
+        self.addresses = AddressResolver(
             _resolve_settings(cfg),
             matchlist.for_parameter(cfg, "mydestination").match_domain,
             matchlist.for_parameter(cfg, "relay_domains").match_domain,
@@ -99,7 +99,7 @@ class Worker:
             ActiveContext(
                 settings=QmgrSettings.read(cfg),
                 store=self.store,
-                resolver=addresses,
+                resolver=self.addresses,
                 bouncer=self.bouncer,
                 log=self.log,
                 loop=loop,
@@ -114,7 +114,7 @@ class Worker:
             intake=self.intake,
             shared=assignment.shared,
             names=names,
-            domain_class=addresses.domain_class,
+            domain_class=self.addresses.domain_class,
         )
         self.services = [
             (SmtpdService(cfg.for_service(service), service, context), sockets) for service, sockets in assignment.listeners
@@ -143,7 +143,7 @@ class Worker:
         self.loop.add_reader(self.assignment.shared.wake_fd(), self.active.woken)
         for service, sockets in self.services:
             for sock in sockets:
-                self._servers.append(await self.loop.create_server(service.protocol, sock=sock, backlog=sock_backlog(sock)))
+                self._servers.append(await self.loop.create_server(service.protocol, sock=sock))
         path = self.queue_directory / "public" / f"worker-{self.assignment.number}"
         await self.control.start(path)
         os.set_blocking(self.assignment.control_fd, False)
