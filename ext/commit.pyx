@@ -384,10 +384,13 @@ cdef class CommitThread:
         fault.active = times >= 0
 
     @property
-    def sequence(self):
-        """The number of the batch that gathers now."""
+    def last_sequence(self):
+        """The number of the last batch that has anything in it."""
+        cdef uint64_t sequence
         pthread_mutex_lock(&self.log.lock)
         sequence = self.log.gather.sequence
+        if not (self.log.gather.entries_used or self.log.gather.riders.used):
+            sequence -= 1
         pthread_mutex_unlock(&self.log.lock)
         return sequence
 

@@ -93,7 +93,7 @@ def due_key(state: State | None) -> bytes:
 class Index:
     """An open index. Writes go between `begin()` and `commit()`, or in a `with index:`."""
 
-    def __init__(self, directory: Path, map_size: int, read_only: bool = False) -> None:
+    def __init__(self, directory: Path, map_size: int, read_only: bool = False, lock: bool = True) -> None:
         if not read_only:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._env = lmdb.open(
@@ -105,6 +105,7 @@ class Index:
             sync=False,
             metasync=False,
             readahead=False,
+            lock=lock,
             mode=0o600,
         )
         create = not read_only
@@ -295,6 +296,25 @@ class Index:
         with self._env.begin() as txn, txn.cursor(db=self._entries) as cursor:
             for value in cursor.iternext(keys=False, values=True):
                 yield unseal_head(value)
+
+    def walk_rows(self) -> tuple[int, int]:
+        """Read all of `due` and `places`: how many rows there are; each must have an entry's number."""
+        counts = []
+        with self._env.begin() as txn:
+            for table in (self._due, self._places):
+                count = 0
+                with txn.cursor(db=table) as cursor:
+                    for key, value in cursor:
+                        if len(key) != 4 or len(value) != 8:
+                            raise IndexDamaged("a row of the wrong size")
+                        count += 1
+                counts.append(count)
+        return counts[0], counts[1]
+
+    def fits_file(self) -> bool:
+        """Whether the file is as long as its pages need: reading beyond its end would be the end of the process."""
+        pages = self._env.info()["last_pgno"] + 1
+        return Path(self._file).stat().st_size >= pages * self._env.stat()["psize"]
 
     def count(self) -> int:
         """How many messages are in it."""

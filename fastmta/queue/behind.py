@@ -1,0 +1,147 @@
+"""Writes the index behind the log: what is still in the queue a second after it came, and what has changed since.
+
+Used by queue/shard.py, which calls `note_*` when records have become durable (so the index is never ahead of the log), and
+starts `cycle()` as a chore. A message that is removed before its turn never touches the index (the fast lane).
+Raises IndexDamaged and lmdb.Error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastmta.model.message import Message
+from fastmta.queue.chores import Chore
+from fastmta.queue.index import Index, Meta, due_key
+from fastmta.queue.model import Entry, State
+from fastmta.queue.segments import Segments
+
+STEP: Final = 64
+
+
+class Behind:
+    """What the index lacks, and what is in memory.
+
+    fresh: messages that are not in the index yet, oldest first. loaded: messages in the index that somebody holds.
+    parked: messages that were let go with a state that is not in the index yet, and the batch of that state. removing:
+    messages that are gone but still in the index. A message is held by somebody when it is in loaded, or in fresh and not in parked.
+    position: how far the log is durable; covered: how far the index is. lowest_due: the earliest row of a message that nobody
+    holds among those written, for the owner to take and reset.
+    """
+
+    def __init__(self, segments: Segments, boot_id: str) -> None:
+        self.fresh: dict[str, Message] = {}
+        self.loaded: dict[str, Message] = {}
+        self.parked: dict[str, tuple[Message, int]] = {}
+        self.removing: set[str] = set()
+        self.position = (0, 0)
+        self.covered = (0, 0)
+        self.lowest_due: bytes | None = None
+        self._changed: dict[str, tuple[Message, int, State | None, int]] = {}
+        self._gone: dict[str, None] = {}
+        self._candidates: list[str] = []
+        self._candidates_position = (0, 0)
+        self._segments = segments
+        self._boot_id = boot_id
+
+    def note_state(self, message: Message, segment: int, state: State | None, sequence: int) -> None:
+        """That state of a message is durable, in that segment."""
+        if message.queue_id not in self.removing:
+            self._changed[message.queue_id] = (message, segment, state, sequence)
+
+    def note_removed(self, queue_id: str) -> None:
+        """That a message is gone is durable."""
+        self._changed.pop(queue_id, None)
+        self._gone[queue_id] = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether the index has everything."""
+        return not (self.fresh or self._changed or self._gone) and self.covered == self.position
+
+    def cycle(self, index: Index, sequence: Callable[[], int]) -> Chore:
+        """Write what waited since the last cycle; sequence() is the batch that gathers, and gets it going."""
+        candidates, position = self._candidates, self._candidates_position
+        self._candidates = list(self.fresh)
+        self._candidates_position = self.position
+        yield from self._write(index, candidates)
+        if position > self.covered:
+            # A message that left the fast lane since the last cycle is not in the index: its tombstone must be durable
+            # before the index claims to know of it.
+            yield sequence()
+            with index:
+                index.set_meta(Meta(1, self._boot_id, *position))
+            self.covered = position
+
+    def everything(self, index: Index) -> None:
+        """Write all there is, when the log is closed."""
+        for _ in self._write(index, list(self.fresh)):
+            pass
+        with index:
+            index.set_meta(Meta(1, self._boot_id, *self.position, clean=True))
+        self.covered = self.position
+
+    def restart(self) -> None:
+        """The index was lost: everything durable comes into the new one from the log."""
+        self.loaded.update(item for item in self.fresh.items() if item[0] not in self.parked)
+        self.fresh.clear()
+        self.parked = {queue_id: item for queue_id, item in self.parked.items() if queue_id not in self._changed}
+        self.removing.difference_update(self._gone)
+        self._changed.clear()
+        self._gone.clear()
+        self._candidates = []
+        self._candidates_position = (0, 0)
+        self.covered = (0, 0)
+
+    def _write(self, index: Index, candidates: list[str]) -> Chore:
+        for start in range(0, len(candidates), STEP):
+            with index:
+                for queue_id in candidates[start : start + STEP]:
+                    message = self.fresh.pop(queue_id, None)
+                    if message is None:
+                        continue
+                    if queue_id not in self.parked:
+                        self.loaded[queue_id] = message
+                    place = message.place
+                    assert place is not None
+                    self._put(index, Entry(place.segment, place.offset, place.length, place.segment, message.envelope))
+            yield None
+        changed, self._changed = self._changed, {}
+        items = list(changed.items())
+        for start in range(0, len(items), STEP):
+            with index:
+                for queue_id, (message, segment, state, sequence) in items[start : start + STEP]:
+                    if queue_id in self.fresh:  # it was not a candidate yet
+                        self._changed.setdefault(queue_id, (message, segment, state, sequence))
+                        continue
+                    place = message.place
+                    if queue_id not in self.removing and place is not None:
+                        self._put(index, Entry(place.segment, place.offset, place.length, segment, message.envelope, state))
+                    parked = self.parked.get(queue_id)
+                    if parked is not None and parked[1] == sequence:
+                        del self.parked[queue_id]
+            yield None
+        gone, self._gone = list(self._gone), {}
+        for start in range(0, len(gone), STEP):
+            with index:
+                for queue_id in gone[start : start + STEP]:
+                    former = index.delete(queue_id)
+                    self.removing.discard(queue_id)
+                    if former is not None and former.state_segment != former.segment:
+                        self._count_state(former.state_segment, -1)
+            yield None
+
+    def _put(self, index: Index, entry: Entry) -> None:
+        former = index.put(entry)
+        if former is not None and former.state_segment != former.segment:
+            self._count_state(former.state_segment, -1)
+        if entry.state_segment != entry.segment:
+            self._count_state(entry.state_segment, 1)
+        row = due_key(entry.state)
+        if row and entry.envelope.queue_id not in self.loaded and (self.lowest_due is None or row < self.lowest_due):
+            self.lowest_due = row
+
+    def _count_state(self, segment: int, by: int) -> None:
+        known = self._segments.get(segment)
+        if known is not None:
+            known.states += by

@@ -1,0 +1,52 @@
+"""Reads a whole index and says whether it can be trusted; run in a process of its own, which a damaged file may crash.
+
+Started by queue/recover.py; prints a Verdict as JSON. With what it reads it counts what is alive in each segment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import lmdb
+import msgspec
+
+from fastmta.queue.index import Index, IndexDamaged
+
+
+class Verdict(msgspec.Struct):
+    """problem: what is wrong, "" for nothing. segments: number -> messages, their bytes, outcomes of messages elsewhere."""
+
+    problem: str = ""
+    segments: dict[int, tuple[int, int, int]] = {}
+
+
+def check(directory: Path) -> Verdict:
+    """Read everything."""
+    try:
+        index = Index(directory, os.stat(directory / "data.mdb").st_size, read_only=True, lock=False)
+        if not index.fits_file():
+            return Verdict("the file is too short")
+        counts: dict[int, list[int]] = {}
+        total = elsewhere = 0
+        for head in index.heads():
+            total += 1
+            home = counts.setdefault(head.segment, [0, 0, 0])
+            home[0] += 1
+            home[1] += head.length
+            if head.state_segment != head.segment:
+                elsewhere += 1
+                counts.setdefault(head.state_segment, [0, 0, 0])[2] += 1
+        due, places = index.walk_rows()
+    except (lmdb.Error, IndexDamaged, OSError, msgspec.DecodeError) as error:
+        return Verdict(f"{type(error).__name__}: {error}")
+    if due > total or places != total + elsewhere:
+        return Verdict("its tables do not fit together")
+    return Verdict("", {number: (a, b, c) for number, (a, b, c) in counts.items()})
+
+
+def main(directory: str) -> None:
+    """Check that folder."""
+    sys.stdout.write(msgspec.json.encode(check(Path(directory))).decode())
+    sys.stdout.flush()

@@ -1,0 +1,264 @@
+"""Brings the index of a shard up to date from its log at start, or makes it anew; finds damage and torn ends on the way.
+
+Used by queue/shard.py, as a chore. The index is trusted when a check in a process of its own (indexcheck.py: a damaged LMDB
+file can crash who reads it) finds it whole, and it was closed cleanly or written since the machine started. Then the
+log is read from the position that the index covers, else from its beginning.
+
+Damage: a stretch that cannot be read, before the `base` of a later record, is set aside and reported; one after it is the torn end
+of a batch that nobody was told to be accepted, and goes without a word. Raises OSError, lmdb.Error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import msgspec
+
+from fastmta._ext.records import DAMAGE, FIRST_RECORD, MESSAGE, MOVED, OUTCOME, REMOVE, parse_segment_header
+from fastmta.queue.behind import Behind
+from fastmta.queue.chores import Chore
+from fastmta.queue.index import VERSION, Index, IndexDamaged, Meta
+from fastmta.queue.indexcheck import Verdict
+from fastmta.queue.model import Entry, State, decode_message, decode_moved, decode_outcome, decode_remove
+from fastmta.queue.segments import Segments
+from fastmta.queue.settings import QueueSettings
+
+OVERLAY: Final = 1000
+STEP: Final = 32
+
+
+class Recovery:
+    """One recovery: `index` is there when run() has ended."""
+
+    def __init__(
+        self,
+        directory: Path,
+        segments: Segments,
+        settings: QueueSettings,
+        behind: Behind,
+        boot_id: str,
+        notify: Callable[[str], None],
+    ) -> None:
+        self.index: Index
+        self._directory = directory
+        self._segments = segments
+        self._settings = settings
+        self._behind = behind
+        self._boot_id = boot_id
+        self._notify = notify
+        self._check: subprocess.Popen[bytes] | None = None
+        self._limit = behind.position
+        self._overlay: dict[str, Entry | None] = {}
+        self._opened = False
+
+    def run(self, trust_index: bool, count: bool) -> Chore:
+        """Recover. count: the segments' live counters are to be found too (at the start; later they are known)."""
+        old = [number for number in sorted(self._segments) if number <= self._limit[0]]
+        verdict: Verdict | None = None
+        if old and trust_index and (self._directory / "data.mdb").exists():
+            verdict = yield from self._verdict()
+        start = (0, 0)
+        if verdict is not None:
+            start = self._open(verdict)
+        if start == (0, 0):
+            self._wipe()
+        if start != (0, 0) and verdict is not None and count:
+            for number, (live, live_bytes, states) in verdict.segments.items():
+                segment = self._segments.get(number)
+                if segment is not None:
+                    segment.live, segment.live_bytes, segment.states = live, live_bytes, states
+        else:
+            for segment in self._segments.values():
+                segment.states = 0
+        try:
+            yield from self._replay(old, start, count)
+        except (IndexDamaged, lmdb.Error) as error:
+            self._notify(f"queue shard {self._segments.shard}: index damaged ({error}): making it anew")
+            self._wipe()
+            self._overlay.clear()
+            for number in old:
+                segment = self._segments[number]
+                segment.states = 0
+                if count:
+                    segment.live = segment.live_bytes = 0
+            yield from self._replay(old, (0, 0), count)
+        self._behind.covered = self._limit
+
+    def stop(self) -> None:
+        """Give up in the middle: what is done is done, the rest is for the next time."""
+        if self._check is not None:
+            self._check.kill()
+            self._check.wait()
+            self._check = None
+        if self._opened:
+            self.index.close()
+            self._opened = False
+
+    # The index
+
+    def _verdict(self) -> Chore:  # a generator that returns a Verdict | None
+        code = "import sys; sys.path[:] = sys.argv[2:]; from fastmta.queue.indexcheck import main; main(sys.argv[1])"
+        try:
+            self._check = subprocess.Popen(
+                [sys.executable, "-I", "-c", code, str(self._directory), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            self._notify(f"queue shard {self._segments.shard}: index not checked ({error}): making it anew")
+            return None
+        check = self._check
+        assert check.stdout is not None
+        os.set_blocking(check.stdout.fileno(), False)
+        answer = b""
+        while check.poll() is None:
+            answer += check.stdout.read() or b""
+            yield None
+        answer += check.stdout.read() or b""
+        check.stdout.close()
+        self._check = None
+        try:
+            verdict = msgspec.json.decode(answer, type=Verdict)
+        except msgspec.DecodeError:
+            verdict = Verdict(f"the check ended with status {check.returncode}")
+        if verdict.problem:
+            self._notify(f"queue shard {self._segments.shard}: index damaged ({verdict.problem}): making it anew")
+            return None
+        return verdict
+
+    def _open(self, verdict: Verdict) -> tuple[int, int]:
+        """Open the index that was found whole; returns from where on the log is not in it, (0, 0) when it is of no use."""
+        self.index = Index(self._directory, self._settings.index_map_size)
+        self._opened = True
+        meta = self.index.meta()
+        if meta is None or meta.version != VERSION or not (meta.clean or meta.boot_id == self._boot_id):
+            return 0, 0
+        with self.index:
+            self.index.set_meta(Meta(VERSION, self._boot_id, meta.segment, meta.offset))
+        self.index.sync()
+        return meta.segment, meta.offset
+
+    def _wipe(self) -> None:
+        if self._opened:
+            self.index.close()
+            self._opened = False
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self.index = Index(self._directory, self._settings.index_map_size)
+        self._opened = True
+        with self.index:
+            self.index.set_meta(Meta(VERSION, self._boot_id))
+        self.index.sync()
+
+    # The log
+
+    def _replay(self, old: list[int], start: tuple[int, int], count: bool) -> Chore:
+        for number in old:
+            if number < start[0]:
+                continue
+            yield from self._replay_segment(number, start[1] if number == start[0] else FIRST_RECORD, old[-1], count)
+            self._flush((number, self._segments[number].size), count)
+        self._flush(self._limit, count)
+
+    def _replay_segment(self, number: int, offset: int, newest: int, count: bool) -> Chore:
+        segments = self._segments
+        size = segments[number].size
+        torn_possible = number == newest and count
+        if size < FIRST_RECORD or self._header_damaged(number, torn_possible):
+            if size < FIRST_RECORD:
+                return
+        scanner = segments.scanner(number, max(offset, FIRST_RECORD), torn_possible)
+        damaged: list[tuple[int, int]] = []
+        steps = 0
+        while (item := scanner.next()) is not None:
+            kind, at, length, meta, base, _, whole = item
+            if damaged and base > damaged[0][0]:
+                for stretch in [one for one in damaged if one[0] < base]:
+                    segments.set_aside(number, *stretch, "damaged")
+                damaged = [one for one in damaged if one[0] >= base]
+            if kind == DAMAGE or not whole:
+                damaged.append((at, length))
+            else:
+                try:
+                    self._apply(number, kind, at, length, meta)
+                except msgspec.DecodeError as error:
+                    segments.set_aside(number, at, length, f"not understood ({error})")
+            steps += 1
+            if steps % STEP == 0:
+                if len(self._overlay) >= OVERLAY:
+                    self._flush((number, scanner.position), count)
+                yield None
+        if damaged and not torn_possible:
+            end = self._known_end(number)
+            for stretch in damaged:
+                if stretch[0] < end:
+                    segments.set_aside(number, *stretch, "damaged")
+        elif damaged and sum(damaged[-1]) >= size:
+            segments.truncate(number, damaged[-1][0])
+
+    def _header_damaged(self, number: int, torn_possible: bool) -> bool:
+        header = parse_segment_header(os.pread(self._segments.file(number), FIRST_RECORD, 0))
+        if header is None and not torn_possible:
+            self._notify(f"queue shard {self._segments.shard}: segment {number}: its header is damaged")
+        return header is None
+
+    def _known_end(self, number: int) -> int:
+        """Where a segment ended, as the next one remembers it; 0 when it does not."""
+        following = min((other for other in self._segments if other > number), default=None)
+        if following is None:
+            return 0
+        header = parse_segment_header(os.pread(self._segments.file(following), FIRST_RECORD, 0))
+        return 0 if header is None else header[4]
+
+    def _apply(self, number: int, kind: int, at: int, length: int, meta: bytes) -> None:
+        if kind == MESSAGE:
+            envelope, state = decode_message(meta)
+            self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
+        elif kind == REMOVE:
+            queue_id, home = decode_remove(meta)
+            entry = self._known(queue_id)
+            if entry is not None and entry.segment == home:
+                self._overlay[queue_id] = None
+        elif kind == OUTCOME:
+            queue_id, home, new_state = decode_outcome(meta)
+            entry = self._known(queue_id)
+            if entry is not None and entry.segment == home:
+                entry.state_segment = number
+                entry.state = new_state
+                self._overlay[queue_id] = entry
+        elif kind == MOVED:
+            envelope, state, _ = decode_moved(meta)
+            self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
+
+    def _known(self, queue_id: str) -> Entry | None:
+        try:
+            return self._overlay[queue_id]
+        except KeyError:
+            return self.index.get(queue_id)
+
+    def _flush(self, position: tuple[int, int], count: bool) -> None:
+        """Write what was found, and that the index covers the log up to there."""
+        segments, index = self._segments, self.index
+        with index:
+            for queue_id, entry in self._overlay.items():
+                former = index.delete(queue_id) if entry is None else index.put(entry)
+                if former is not None:
+                    if count:
+                        segments.count_out(former.segment, former.length)
+                    if former.state_segment != former.segment and former.state_segment in segments:
+                        segments[former.state_segment].states -= 1
+                if entry is not None:
+                    if count:
+                        segments.count_in(entry.segment, entry.length)
+                    if entry.state_segment != entry.segment and entry.state_segment in segments:
+                        segments[entry.state_segment].states += 1
+            index.set_meta(Meta(VERSION, self._boot_id, *position))
+        self._overlay.clear()
+        index.trim(20000)
