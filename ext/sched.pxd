@@ -1,6 +1,7 @@
 # The core of the queue manager: which entry goes next, over which place. See sched.pyx.
 
-from fastmta._ext.shared cimport Window
+from fastmta._ext.jobs cimport JobQueue, Node
+from fastmta._ext.window cimport Window
 
 
 cdef class Scheduler:
@@ -41,7 +42,7 @@ cdef class Transport:
     cdef bint dirty
     cdef bint timed
     cdef int process_limit, limit, initial, positive_kind, negative_kind
-    cdef int slot_cost, slot_loan, slot_loan_factor, minimum_slots
+    cdef int slot_cost, slot_loan, slot_discount, minimum_slots
     cdef double positive_base, negative_base, cohort_limit, rate_delay, transport_delay, dead_time
 
     cdef int give(self) except -1
@@ -59,23 +60,10 @@ cdef class Destination:
     cdef readonly bint waiting
     cdef readonly bint timed
     cdef readonly double last_used
-    cdef Node head, tail, candidate, candidate_for
-    cdef long candidate_time
+    cdef JobQueue jobs
 
-    cdef void append(self, Node node)
-    cdef void unlink(self, Node node)
+    cpdef stop_waiting(self)
     cdef DeliveryRequest select(self, double now)
-    cdef Node preempt(self, Node current, double now)
-    cdef Node find_candidate(self, Node current, double now)
-    cdef void pop(self, Node node)
-
-
-cdef class Node:
-    cdef readonly object message
-    cdef Node prev, next, parent
-    cdef list children
-    cdef double queued
-    cdef int total, left, slots_available, slots_used, level
 
 
 cdef class Job(Node):
@@ -96,6 +84,7 @@ cdef class Slot:
     cdef readonly double granted
     cdef readonly bint closed
     cdef bint gone
+    cdef bint yielded  # for another worker: let it have the place first
     cdef bint used
     cpdef DeliveryRequest take(self)
     cpdef void release(self)

@@ -1,23 +1,20 @@
 """The core of the queue manager: destinations, their entries, and the places (slots) in which they are delivered.
 
-qmgr/active.py resolves recipients, and calls `Scheduler.add` or `add_job`; the scheduler calls `agent.slot(slot)` when a
-destination has entries and a place for them; the agent calls `slot.take()` and `request.finish(...)`; the scheduler then
-calls its owner: `finished(request, results, attempt, now)`, `suspended(requests, reason)`, `withdrawn(request)` and
-`arm(when)` (call `run_timers()` at that Unix time). No socket and no timer in here: the clock and the shared counts are
-handed in.
+qmgr/active.py resolves recipients, and calls `Scheduler.add` or `add_job`; the scheduler calls `agent.slot(slot)`
+when a destination has entries and a place for them; the agent calls `slot.take()` and `request.finish(...)`; the
+scheduler then calls its owner: `finished(request, results, attempt, now)`, `suspended(requests, reason)`,
+`withdrawn(request)` and `arm(when)` (call `run_timers()` at that Unix time). No socket and no timer in here: the
+clock and the shared counts are handed in.
 
-Places: a destination has a window and a transport a process limit, both shared by all workers (ext/shared.pyx). A slot keeps its
-place for as long as it finds entries, so that a busy connection costs no accounting; it gives the place up when another
-worker waits and holds less than its part, when other destinations of the transport wait for a process, when the window
-shrank, or for a rate delay. Who cannot get a place says so in shared memory and is woken (`woken()`, by the eventfd), and
-looks again every POLL seconds in any case.
+Places: a destination has a window and a transport a process limit, both shared by all workers (ext/shared.pyx). A
+slot keeps its place for as long as it finds entries, so that a busy connection costs no accounting; it gives the
+place up when another worker waits and holds less than its part, when other destinations of the transport wait for a
+process, when the window shrank, or for a rate delay. Who cannot get a place says so in shared memory and is woken
+(`woken()`, by the eventfd), and looks again every POLL seconds in any case.
 
-Order inside a destination: Postfix's preemptive scheduler (Patrik Rak; SCHEDULER_README) on the jobs of one destination. A job is
-a message's entries here; a message with one entry is its own job, and then the order is that of arrival. Every
-delivery_slot_cost entries of a job earn it one delivery slot, for which a smaller message may go before it.
+The order inside a destination is that of ext/jobs.pyx.
 
-Raises ValueError where an agent finishes with the wrong number of results. Reference: qmgr(8), SCHEDULER_README,
-qmgr_queue.c, qmgr_job.c.
+What an agent does wrong goes to owner.failed, and its recipients are deferred. Reference: qmgr(8), SCHEDULER_README.
 """
 
 cimport cython
@@ -25,9 +22,10 @@ cimport cython
 from collections import deque
 from heapq import heappop, heappush
 
-from fastmta._ext.shared cimport Window
+from fastmta._ext.jobs cimport JobQueue, Node
+from fastmta._ext.window cimport Window
 
-from fastmta.model.outcome import Deferred
+from fastmta.model.outcome import Attempt, Deferred
 
 cdef extern from *:
     """
@@ -50,6 +48,9 @@ cdef enum:
 
 cdef double POLL = 0.25  # seconds between looks at the places that others hold
 cdef double TURN = 0.05  # seconds that a worker keeps a place of which it has only a part
+
+LOST = Deferred("4.3.0", "unknown mail transport error")
+NOWHERE = Attempt()
 
 SUSPENDED = "delivery temporarily suspended: "
 
@@ -84,9 +85,9 @@ cdef class Scheduler:
         request.destination = destination
         request.queued = message.activated
         request.total = request.left = 1
-        destination.append(request)
+        destination.jobs.append(request)
         destination.todo += 1
-        if destination.todo > destination.idle and not destination.queued:
+        if destination.todo > destination.idle and not destination.queued and not destination.waiting:
             destination.queued = True
             destination.via.ready.append(destination)
             self.dispatch(destination.via)
@@ -108,9 +109,9 @@ cdef class Scheduler:
             request.queued = job.queued
             job.entries.append(request)
         job.total = job.left = len(groups)
-        destination.append(job)
+        destination.jobs.append(job)
         destination.todo += job.left
-        if destination.todo > destination.idle and not destination.queued:
+        if destination.todo > destination.idle and not destination.queued and not destination.waiting:
             destination.queued = True
             destination.via.ready.append(destination)
             self.dispatch(destination.via)
@@ -141,6 +142,8 @@ cdef class Scheduler:
         cdef Transport transport = destination.via
         cdef Window window = destination.window
         cdef double when
+        if not window.may_acquire(transport.limit):
+            return NO_WINDOW
         if not window.try_acquire(transport.limit):
             if window.size() == 0:
                 when = window.dead_until()
@@ -263,15 +266,12 @@ cdef class Scheduler:
     def trim(self, double idle=60.0):
         """Forget the destinations without mail for so many seconds."""
         cdef Transport transport
-        cdef Destination destination
-        cdef double now = self.now()
+        cdef Destination one
+        cdef double before = self.now() - idle
         for transport in self.transports.values():
-            for name in [
-                name
-                for name, one in transport.destinations.items()
-                if one.todo == 0 and one.busy == 0 and not one.waiting and not one.timed and one.last_used + idle < now
-            ]:
-                del transport.destinations[name]
+            for name, one in list(transport.destinations.items()):
+                if not (one.todo or one.busy or one.queued or one.waiting or one.timed) and one.last_used < before:
+                    del transport.destinations[name]
 
     def census(self):
         """{message: recipients that wait or are on their way}, and the requests on their way, for the sweep."""
@@ -283,14 +283,12 @@ cdef class Scheduler:
         flying = []
         for transport in self.transports.values():
             for destination in transport.destinations.values():
-                node = destination.head
-                while node is not None:
+                for node in destination.jobs.members():
                     if isinstance(node, Job):
                         number = sum([len(one.recipients) for one in (<Job>node).entries])
                     else:
                         number = len((<DeliveryRequest>node).recipients)
                     counts[node.message] = counts.get(node.message, 0) + number
-                    node = node.next
         for slot in self.slots:
             for request in slot.requests:
                 counts[request.message] = counts.get(request.message, 0) + len(request.recipients)
@@ -324,12 +322,12 @@ cdef class Transport:
         self.dead_time = rules.minimal_backoff_time
         self.slot_cost = rules.delivery_slot_cost
         self.slot_loan = rules.delivery_slot_loan
-        self.slot_loan_factor = 100 - rules.delivery_slot_discount
+        self.slot_discount = rules.delivery_slot_discount
         self.minimum_slots = rules.minimum_delivery_slots
         if self.process_limit > 0 or self.transport_delay > 0:
             if self.process_limit <= 0:
                 self.process_limit = 65535
-            self.processes = scheduler.table.window(f"transport {self.name}", 65535)
+            self.processes = Window(scheduler.table, f"transport {self.name}", 65535)
 
     def destination(self, str name not None, str nexthop not None):
         """The destination of that queue name, made if need be."""
@@ -389,12 +387,19 @@ cdef class Transport:
                 except Exception as error:
                     scheduler.owner.failed(self.name, error)
                     slot.release()
+                    for request in list(slot.requests):
+                        request.finish([LOST] * len(request.recipients), NOWHERE)
             elif answer == DEAD:
                 scheduler.suspend(destination, now)
-            elif answer == NO_WINDOW and destination.window.in_use() > destination.window.mine:
+            elif answer == NO_WINDOW and (
+                destination.window.in_use() > destination.window.mine or destination.window.others_waiting()
+            ):
                 destination.waiting = True
                 scheduler.wait_for(destination, destination.window)
-                if destination.window.in_use() < min(destination.window.size(), self.limit or 65535):
+                if (
+                    destination.window.in_use() < min(destination.window.size(), self.limit or 65535)
+                    and destination.window.may_acquire(self.limit)
+                ):
                     # It became free before our bit was set.
                     destination.stop_waiting()
                     destination.queued = True
@@ -409,15 +414,18 @@ cdef class Destination:
         self.via = transport
         self.name = name
         self.nexthop = nexthop
-        self.window = transport.scheduler.table.window(f"{transport.name}:{name}", transport.initial)
+        self.window = Window(transport.scheduler.table, f"{transport.name}:{name}", transport.initial)
         self.last_used = transport.scheduler.now()
+        self.jobs = JobQueue(
+            transport.slot_cost, transport.slot_loan, transport.slot_discount, transport.minimum_slots
+        )
 
     @property
     def transport(self):
         """The name of the transport."""
         return self.via.name
 
-    def stop_waiting(self):
+    cpdef stop_waiting(self):
         """No place is wanted any more."""
         self.waiting = False
         self.via.scheduler.waiting.discard(self)
@@ -435,155 +443,23 @@ cdef class Destination:
         why = self.window.reason() or ("4.4.1", "destination is not available")
         return Deferred(why[0], SUSPENDED + why[1])
 
-    cdef void append(self, Node node):
-        # In order of queueing. (Postfix goes by whole seconds; a message's turn in the list never goes back.)
-        node.level = 0
-        node.prev = self.tail
-        if self.tail is None:
-            self.head = node
-        else:
-            self.tail.next = node
-        self.tail = node
-        self.candidate_for = None
-
-    cdef void unlink(self, Node node):
-        cdef Node child
-        if node.children is not None:
-            for child in node.children:
-                child.parent = None
-            node.children = None
-        if node is self.candidate or node is self.candidate_for:
-            self.candidate = self.candidate_for = None
-        if node.prev is None:
-            self.head = node.next
-        else:
-            node.prev.next = node.next
-        if node.next is None:
-            self.tail = node.prev
-        else:
-            node.next.prev = node.prev
-        node.prev = node.next = None
-
     cdef DeliveryRequest select(self, double now):
-        # The next entry (qmgr_job_entry_select; with one destination there are no blockers, so the current job is the
-        # first of the list).
-        cdef Node node = self.head
-        cdef DeliveryRequest request
+        # The next entry: the next job's next.
+        cdef Node node = self.jobs.take(now)
         if node is None:
             return None
-        if node.total > 1 and self.via.slot_cost >= 2:
-            node = self.preempt(node, now)
-        node.slots_available += 1
-        node.slots_used += 1
-        if node is not self.candidate_for:
-            self.candidate_for = None
-        node.left -= 1
         self.todo -= 1
-        if isinstance(node, Job):
-            request = (<Job>node).entries.pop()
-        else:
-            request = <DeliveryRequest>node
-        if node.left == 0:
-            if node.level > 0:
-                self.pop(node)
-            self.unlink(node)
-        return request
-
-    cdef Node find_candidate(self, Node current, double now):
-        cdef Node node, best = None
-        cdef double score, best_score = 0, delay
-        cdef int max_slots
-        if self.candidate_for is current and (self.candidate_time == <long>now or self.candidate is None):
-            return self.candidate
-        max_slots = (current.left + current.slots_available) // self.via.slot_cost
-        if max_slots > 0:
-            node = current.next
-            while node is not None:
-                if node.children is None:
-                    delay = now - node.queued + 1
-                    if 0 < node.left <= max_slots:
-                        score = delay / node.total
-                        if score > best_score:
-                            best_score = score
-                            best = node
-                    if delay <= best_score and node.level == 0:
-                        break
-                node = node.next
-        self.candidate = best
-        self.candidate_for = current
-        self.candidate_time = <long>now
-        return best
-
-    cdef Node preempt(self, Node current, double now):
-        cdef Transport rules = self.via
-        cdef Node node
-        cdef int expected
-        if current.slots_available <= 0 or current.total < rules.minimum_slots * rules.slot_cost:
-            return current
-        node = self.find_candidate(current, now)
-        if node is None:
-            return current
-        expected = node.left
-        if current.slots_available // rules.slot_cost + rules.slot_loan < expected * rules.slot_loan_factor / 100.0:
-            return current
-        if node.level > 0:
-            self.pop(node)
-        # Move it in front of the current one.
-        node.prev.next = node.next
-        if node.next is None:
-            self.tail = node.prev
-        else:
-            node.next.prev = node.prev
-        node.prev = current.prev
-        node.next = current
-        if current.prev is None:
-            self.head = node
-        else:
-            current.prev.next = node
-        current.prev = node
-        node.parent = current
-        if current.children is None:
-            current.children = []
-        current.children.append(node)
-        node.level = current.level + 1
-        self.candidate = self.candidate_for = None
-        # The slots that it will use are paid at once; what it really used is settled when it leaves.
-        current.slots_available -= expected * rules.slot_cost
-        node.slots_used = -expected
-        return node
-
-    cdef void pop(self, Node node):
-        cdef Node parent = node.parent, child
-        if parent is not None:
-            if node.level == parent.level + 1:
-                parent.slots_available -= node.slots_used * self.via.slot_cost
-            parent.children.remove(node)
-            node.parent = None
-        if node.children is not None:
-            for child in node.children:
-                child.parent = parent
-            if parent is not None:
-                parent.children.extend(node.children)
-            node.children = None
-        if parent is not None and not parent.children:
-            parent.children = None
-        node.level = 0
-        self.candidate = self.candidate_for = None
+        return <DeliveryRequest>((<Job>node).entries.pop()) if isinstance(node, Job) else <DeliveryRequest>node
 
     def drop_all(self):
         """Take out all entries that wait."""
-        cdef Node node = self.head, following
+        cdef Node node
         cdef list requests = []
-        while node is not None:
-            following = node.next
+        for node in self.jobs.clear():
             if isinstance(node, Job):
                 requests.extend(reversed((<Job>node).entries))
             else:
                 requests.append(node)
-            node.prev = node.next = node.parent = None
-            node.children = None
-            node = following
-        self.head = self.tail = self.candidate = self.candidate_for = None
         self.todo = 0
         if self.waiting:
             self.stop_waiting()
@@ -591,27 +467,17 @@ cdef class Destination:
 
     def withdraw(self, queue_ids, list found not None):
         """Take out the entries of these messages, into found."""
-        cdef Node node = self.head, following
-        while node is not None:
-            following = node.next
+        cdef Node node
+        for node in self.jobs.members():
             if node.message.envelope.queue_id in queue_ids:
                 if isinstance(node, Job):
                     found.extend(reversed((<Job>node).entries))
                 else:
                     found.append(node)
                 self.todo -= node.left
-                node.left = 0
-                if node.level > 0:
-                    self.pop(node)
-                self.unlink(node)
-            node = following
+                self.jobs.remove(node)
         if self.todo == 0 and self.waiting:
             self.stop_waiting()
-
-
-@cython.freelist(256)
-cdef class Node:
-    """A job in the list of its destination: a Job, or a DeliveryRequest that is its message's only entry there."""
 
 
 cdef class Job(Node):
@@ -635,6 +501,20 @@ cdef class DeliveryRequest(Node):
         """The name of the transport."""
         return self.destination.via.name
 
+    def pass_on(self, Destination destination not None):
+        """Not for this agent: let another destination deliver it. The request is finished by that."""
+        cdef Slot slot = self.slot
+        if self.finished or slot is None:
+            return
+        self.finished = True
+        self.slot = None
+        slot.requests.remove(self)
+        destination.via.scheduler.in_flight -= 1
+        try:
+            destination.via.scheduler.add(destination, self.message, self.recipients)
+        finally:
+            slot.finished_one()
+
     @property
     def service(self):
         """What its deliveries are logged as."""
@@ -649,7 +529,8 @@ cdef class DeliveryRequest(Node):
     def finish(self, list results not None, attempt, site_down=None):
         """The transaction is over: a Result for each recipient, in their order, and the facts for the log.
 
-        site_down: a Deferred when the site could not be reached or refused to talk: negative feedback. A second call is ignored.
+        site_down: a Deferred when the site could not be reached or refused to talk: negative feedback. A second call
+        is ignored.
         """
         cdef Destination destination = self.destination
         cdef Transport transport = destination.via
@@ -659,20 +540,23 @@ cdef class DeliveryRequest(Node):
         cdef bint dead = False
         if self.finished or slot is None:
             return
-        if len(results) != len(self.recipients):
-            raise ValueError(f"{len(results)} results for {len(self.recipients)} recipients")
         self.finished = True
+        if len(results) != len(self.recipients):
+            wrong = f"{len(results)} results for {len(self.recipients)} recipients"
+            scheduler.owner.failed(transport.name, ValueError(wrong))
+            results = results[:len(self.recipients)] + [LOST] * (len(self.recipients) - len(results))
         now = scheduler.now()
         destination.last_used = now
         if site_down is None:
             destination.window.positive(
                 transport.limit, transport.initial, transport.positive_base, transport.positive_kind
             )
-        elif destination.window.negative(
-            transport.cohort_limit, transport.negative_base, transport.negative_kind, now + transport.dead_time
-        ):
+        else:
+            # The reason first: other workers need it as soon as the window is closed.
             destination.window.set_reason(site_down.dsn, site_down.text)
-            dead = True
+            dead = destination.window.negative(
+                transport.cohort_limit, transport.negative_base, transport.negative_kind, now + transport.dead_time
+            )
         if transport.rate_delay > 0:
             if dead:
                 destination.window.revive()
@@ -698,8 +582,8 @@ cdef class Slot:
         return self.destination.nexthop
 
     cpdef DeliveryRequest take(self):
-        """The next entry; None when there is nothing (more) for this place: it is given back by that, as soon as what was
-        taken in it is finished, and must not be used again.
+        """The next entry; None when there is nothing (more) for this place: it is given back by that, as soon as what
+        was taken in it is finished, and must not be used again.
         """
         cdef Destination destination = self.destination
         cdef Scheduler scheduler = destination.via.scheduler
@@ -732,7 +616,7 @@ cdef class Slot:
         if window.size() < window.in_use():
             return True  # it shrank, or the destination is dead
         if window.over_share(transport.limit, now - self.granted >= TURN):
-            destination.waiting = True
+            destination.waiting = self.yielded = True
             scheduler.wait_for(destination, window)
             return True
         if transport.processes is not None:
@@ -773,7 +657,7 @@ cdef class Slot:
         destination.window.release()
         if transport.processes is not None:
             transport.processes.release()
-        if destination.todo > destination.idle and not destination.queued and not destination.waiting:
+        if destination.todo > destination.idle and not destination.queued and not self.yielded:
             destination.queued = True
             transport.ready.append(destination)
         if transport.ready:

@@ -7,6 +7,8 @@ cdef enum:
     KEY_SIZE = 92
     REASON_SIZE = 160
     RATES = 5  # connections, messages, recipients, newtls, auth
+    PEAKS = 6  # those, and connections at once
+    ATTEMPTS = 8  # to get along with a worker that does the same at the same moment
 
 cdef struct Entry:
     # 512 bytes, eight cache lines; the columns have two of their own
@@ -28,6 +30,21 @@ cdef struct Entry:
     char[KEY_SIZE] key
     char[REASON_SIZE - 4] reason
 
+cdef struct Peak:
+    uint64_t value
+    uint64_t when
+    uint32_t serial  # odd while the key is being written
+    uint16_t key_length
+    char[KEY_SIZE + 2] key
+
+cdef struct Header:
+    uint64_t magic
+    uint64_t capacity
+    uint64_t[2] seed
+    uint64_t live  # columns below this number were ever used
+    int[SLOTS] wake_fd
+    Peak[PEAKS] peak  # of the rates, and of the connections at once
+
 
 cdef class SharedTable:
     cdef readonly int fd
@@ -47,6 +64,7 @@ cdef class SharedTable:
     cdef Entry *search(self, uint64_t first, uint64_t second, Entry *other, Entry **free) noexcept nogil
     cdef bint reclaimable(self, Entry *entry, uint64_t now) noexcept nogil
     cdef int held(self, Entry *entry) noexcept nogil
+    cdef void note_peak(self, int which, uint64_t value, Entry *entry) noexcept nogil
     cdef void wake_mask(self, uint64_t mask) noexcept nogil
 
 
@@ -64,28 +82,3 @@ cdef class Client:
     cpdef int newtls_rate(self)
     cdef int bump(self, int which) noexcept
     cdef int peek(self, int which) noexcept
-
-
-cdef class Window:
-    cdef SharedTable table
-    cdef Entry *entry
-    cdef uint64_t first, second
-    cdef readonly bytes key
-    cdef int initial
-    cdef int alone  # places held while the table had no room for this key
-    cdef readonly int mine  # places that this worker holds
-    cdef Entry *at(self) noexcept
-    cpdef bint try_acquire(self, int limit=*)
-    cpdef void release(self)
-    cpdef int size(self)
-    cpdef int in_use(self)
-    cpdef bint wait(self)
-    cpdef void stop_waiting(self)
-    cpdef uint64_t others_waiting(self)
-    cpdef bint over_share(self, int limit, bint rested)
-    cpdef void positive(self, int limit, int margin, double base, int kind)
-    cpdef bint negative(self, double cohort_limit, double base, int kind, double until)
-    cpdef double dead_until(self)
-    cpdef double not_before(self)
-    cpdef void delay_until(self, double when)
-    cpdef bint claim_start(self, double when, double delay)

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Collection
 
-from fastmta._ext.shared import SharedTable, Window
+from fastmta._ext.jobs import Node
+from fastmta._ext.shared import SharedTable
+from fastmta._ext.window import Window
 from fastmta.model.message import Message
 from fastmta.model.outcome import Attempt, Deferred, Result
 from fastmta.qmgr.ports import Agent, Owner
@@ -55,12 +57,9 @@ class Destination:
     def stop_waiting(self) -> None: ...
     def drop_all(self) -> list[DeliveryRequest]: ...
 
-class Node:
-    message: Message
+class Job(Node[Message]): ...
 
-class Job(Node): ...
-
-class DeliveryRequest(Node):
+class DeliveryRequest(Node[Message]):
     recipients: list[int]
     started: float
     destination: Destination
@@ -71,6 +70,7 @@ class DeliveryRequest(Node):
     def transport(self) -> str: ...
     @property
     def service(self) -> str: ...
+    def pass_on(self, destination: Destination) -> None: ...
     def connected(self) -> None: ...
     def finish(self, results: list[Result], attempt: Attempt, site_down: Deferred | None = None) -> None: ...
 

@@ -27,7 +27,7 @@ from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
 from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
-from fastmta.qmgr.routing import Router, in_order
+from fastmta.qmgr.routing import UNAVAILABLE, Router, in_order
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
 
@@ -36,6 +36,10 @@ EXPIRED: Final = Deferred("4.7.0", "message is administratively expired")
 CHUNK: Final = 200  # messages or recipients that one turn of the loop works on, where there are many
 PROGRESS: Final = 1.0  # seconds between records of a message's progress
 FRESH_SHARE: Final = 0.25  # of the active queue is kept free for fresh mail
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 class ActiveContext(msgspec.Struct, frozen=True, eq=False):
@@ -93,7 +97,8 @@ class Active:
         return transport
 
     def start(self) -> None:
-        """Begin: take what is due, sweep from time to time. The wiring watches table.wake_fd() and calls `woken`."""
+        """Begin: take what is due, sweep from time to time, watch the eventfd of this worker."""
+        self.context.loop.add_reader(self.context.table.wake_fd(), self.woken)
         self.refill()
         self._sweep_timer = self.context.loop.call_later(SWEEP_INTERVAL, self._on_sweep)
 
@@ -105,8 +110,9 @@ class Active:
 
     def drain(self, done: Callable[[], None] | None = None) -> None:
         """Begin no delivery any more; done() when those on their way have ended and all state is recorded."""
-        self._drained = done
+        self._drained = done or _nothing
         self.scheduler.drain()
+        self.context.loop.remove_reader(self.context.table.wake_fd())
         for timer in (self._refill_timer, self._sweep_timer):
             if timer is not None:
                 timer.cancel()
@@ -125,6 +131,8 @@ class Active:
             if message.flags & FLAG_EXPIRE:
                 self._expire(message, now)
                 return True
+        if queue_id in self.messages:
+            return True
         if len(self.messages) >= self._limit or self.scheduler.draining or self._too_many():
             self._put_off(message, now)
             return False
@@ -330,6 +338,16 @@ class Active:
             budget -= len(request.recipients)
         if self.suspended_requests:
             self.context.loop.call_soon(self._defer_suspended)
+
+    def pass_on(self, request: DeliveryRequest, transport: str) -> None:
+        """An agent wants another transport ("name" or "name:nexthop") to deliver what it took (best_mx_transport)."""
+        name, _, nexthop = transport.partition(":")
+        other = self.scheduler.transports.get(name)
+        if other is None:
+            request.finish([UNAVAILABLE] * len(request.recipients), NOWHERE)
+        else:
+            nexthop = nexthop or request.nexthop
+            request.pass_on(other.destination(nexthop.lower(), nexthop))
 
     def withdrawn(self, request: DeliveryRequest) -> None:
         """An entry that was taken back before anybody delivered it: its recipients stay without a result."""

@@ -36,7 +36,10 @@ class Closing:
         """No recipient of the message is on its way or waits any more."""
         queue_id = message.envelope.queue_id
         active = self._active
-        if queue_id in active.failed_recipients:
+        if active.orders and active.orders.get(queue_id) == "delete":
+            active.failed_recipients.pop(queue_id, None)
+            self._obey(message, active.orders.pop(queue_id), now)
+        elif queue_id in active.failed_recipients:
             self._report(message, active.failed_recipients.pop(queue_id))
         elif active.orders and queue_id in active.orders:
             self._obey(message, active.orders.pop(queue_id), now)

@@ -99,6 +99,12 @@ class Loop(Protocol):
     def call_soon(self, callback: Callable[..., object], /) -> Any:
         """Call back in the next turn."""
 
+    def add_reader(self, fd: int, callback: Callable[..., object], /) -> Any:
+        """Call back when the descriptor is readable."""
+
+    def remove_reader(self, fd: int, /) -> Any:
+        """Not any more."""
+
 
 class Agent(Protocol):
     """A delivery agent, as the scheduler sees it."""
