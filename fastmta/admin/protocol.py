@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from fastmta.queue import listing
+
 # Operations that anybody who may list the queue may ask for (authorized_mailq_users)
 SYNC: Final = "sync"  # make everything so far visible to readers of the index
 ACTIVE: Final = "active"  # queue ids in the active queue
@@ -38,10 +40,10 @@ ON_MESSAGES: Final = frozenset({FLUSH_ID, HOLD, RELEASE, DELETE, REQUEUE, EXPIRE
 MAX_LINE: Final = 1 << 20  # bytes of a request; an answer may be longer
 BATCH: Final = 500  # queue ids in one request
 
-INCOMING: Final = "incoming"  # accepted, never tried
-ACTIVE_QUEUE: Final = "active"  # being delivered, or about to be
-DEFERRED: Final = "deferred"  # waits for its next attempt
-HOLD_QUEUE: Final = "hold"  # waits for the postmaster
+INCOMING: Final = listing.INCOMING
+ACTIVE_QUEUE: Final = listing.ACTIVE
+DEFERRED: Final = listing.DEFERRED
+HOLD_QUEUE: Final = listing.HOLD
 
 
 class Request(msgspec.Struct, omit_defaults=True):
