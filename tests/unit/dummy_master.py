@@ -2,8 +2,9 @@
 
     python -m tests.unit.dummy_master CONFIG_DIRECTORY
 
-Prints UP once. A worker greets with "220 GENERATION NUMBER PID SHARD", answers each byte with itself, and holds its shard's
-lock. A file named in $DUMMY_FAULT makes it fail: "exit" or "raise" before it is ready, "stuck": it does not stop.
+Prints UP once. A worker greets with "220 GENERATION NUMBER PID SHARD", answers each byte with itself, and holds its
+shard's lock. A file named in $DUMMY_FAULT makes it fail: "exit" or "raise" before it is ready, "stuck": it does not
+stop.
 """
 
 from __future__ import annotations
