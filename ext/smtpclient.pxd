@@ -48,6 +48,7 @@ cdef class SmtpClient:
     cdef readonly int features
     cdef readonly unsigned long long size_limit
     cdef readonly str peer_name
+    cdef readonly str greeting_name
     cdef readonly long progress
     cdef readonly Transaction transaction
     cdef readonly Transaction upcoming

@@ -154,7 +154,7 @@ cdef class SmtpClient:
         self.always_ehlo = always_ehlo
         self.line_limit = line_limit
         self.state = S_NEW
-        self.peer_name = ""
+        self.peer_name = self.greeting_name = ""
 
     # What the owner asks for
 
@@ -536,7 +536,7 @@ cdef class SmtpClient:
                 self.handler.refused(reply)
                 return 0
             words = reply.text[4:].split()
-            self.peer_name = words[0] if words else ""
+            self.greeting_name = words[0] if words else ""
             esmtp = self.always_ehlo > 0 or (self.always_ehlo == 0 and "ESMTP" in [word.upper() for word in words])
             if self.lmtp or esmtp:
                 self.state = S_EHLO

@@ -56,7 +56,8 @@ class SmtpClient:
     state: int
     features: int
     size_limit: int
-    peer_name: str
+    peer_name: str  # from the reply to EHLO or HELO
+    greeting_name: str
     progress: int
     transaction: Transaction | None
     upcoming: Transaction | None

@@ -245,7 +245,10 @@ class SmtpConnection(asyncio.Protocol):
         """EHLO or HELO was accepted."""
         machine = self.machine
         trouble = None
-        if self._detect_loops and machine.peer_name.lower() == self._settings.myhostname.lower():
+        own = self._settings.myhostname.lower()
+        if self._detect_loops and not self.tls and machine.greeting_name.lower() == own:
+            self._warn(f"host {self.relay} greeted me with my own hostname {self._settings.myhostname}")
+        if self._detect_loops and machine.peer_name.lower() == own:
             self._warn(f"host {self.relay} replied to HELO/EHLO with my own hostname {self._settings.myhostname}")
             dsn = "5.4.6" if self.host.best else "4.4.6"
             trouble = Trouble(dsn, f"mail for {self.nexthop} loops back to myself", throttle=True)

@@ -164,6 +164,8 @@ class Resolver:
             rcode = response.rcode()
             try:
                 chain = response.resolve_chaining()
+            except dns.message.ChainTooLong:
+                break
             except dns.exception.DNSException:
                 return _malformed(current, rdtype), FAILURE_TTL
             if chain.answer is not None:
