@@ -12,8 +12,8 @@ import importlib
 import pkgutil
 from typing import Final
 
-# The command line and the master itself need nothing more; everything else may run in a worker.
-NOT_NEEDED: Final = ("fastmta.cli",)
+# The command line needs nothing more; everything else may run in a worker.
+NOT_NEEDED: Final = ("fastmta.cli", "fastmta.__main__")
 LAZY: Final = (
     "encodings.idna",
     "encodings.punycode",

@@ -51,7 +51,7 @@ TRIES: Final = 3  # workers killed while starting before a generation is given u
 COLUMNS: Final = 64  # of the shared table: so many workers can live at one time
 SHARD_PAUSE: Final = 0.25  # seconds between two looks for a free shard
 GRACE: Final = 3.0  # seconds after fastmta_stop_timeout before SIGKILL
-TICK: Final = 5.0  # seconds between looks at the log file and at shards without an owner
+TICK: Final = 5.0  # seconds between looks at the log file
 WANTED_FILES: Final = 65536
 HANDLED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
 
@@ -261,7 +261,6 @@ class Supervisor:
         if now >= self.next_tick:
             self.next_tick = now + TICK
             self.journal.poll()
-            self._tell_to_adopt()
         for worker in self.workers.values():
             if worker.deadline and now >= worker.deadline:
                 self._time_is_up(worker)

@@ -1,0 +1,224 @@
+"""The commands without a running mail system: what they take, what they say, how they end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastmta.cli import main, quickstart
+from fastmta.cli.directory import config_directory
+from fastmta.config import load
+from fastmta.master.preload import preload
+from tests.live import free_port
+
+ROOT = os.geteuid() == 0
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A configuration that would start."""
+    for parent in (tmp_path, *tmp_path.parents):
+        if ROOT and str(parent).startswith("/tmp/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+    (tmp_path / "main.cf").write_text(
+        f"queue_directory = {tmp_path}/queue\n"
+        "mail_owner = nobody\n"
+        "myhostname = mail.example\n"
+        "inet_protocols = ipv4\n"
+        f"maillog_file = {tmp_path}/log\n"
+        f"maillog_file_prefixes = {tmp_path}\n"
+    )
+    (tmp_path / "master.cf").write_text(f"127.0.0.1:{free_port()} inet n - n - - smtpd\n")
+    return tmp_path
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def fastmta(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fastmta", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no command given"),
+        (("nosuch",), "unknown command: nosuch"),
+        (("-x", "start"), "unknown option: -x"),
+        (("status", "now"), "status takes no argument: now"),
+    ],
+)
+def test_a_wrong_call_is_explained(arguments: tuple[str, ...], said: str) -> None:
+    done = fastmta(*arguments)
+    assert done.returncode == 1
+    assert f"fastmta/postfix-script: fatal: {said}" in done.stderr
+    assert "usage: fastmta [-c config_dir]" in done.stderr
+
+
+def test_help_and_version() -> None:
+    assert fastmta("--help").stdout.startswith("usage: fastmta")
+    assert fastmta("--version").stdout.startswith("FastMTA 0.")
+
+
+@pytest.mark.parametrize("command", ["status", "stop", "abort", "reload", "flush"])
+def test_commands_say_that_nothing_runs(folder: Path, command: str) -> None:
+    done = fastmta("-c", str(folder), command)
+    assert done.returncode == 1
+    assert "the FastMTA mail system is not running" in done.stderr
+
+
+@pytest.mark.parametrize("form", [("-c", "{}", "status"), ("status", "-c", "{}"), ("-c{}", "status")])
+def test_the_folder_may_stand_before_or_after_the_command(folder: Path, form: tuple[str, ...]) -> None:
+    done = fastmta(*(word.format(folder) for word in form), MAIL_CONFIG="/nowhere")
+    assert "is not running" in done.stderr
+
+
+def test_the_environment_names_the_folder(folder: Path) -> None:
+    assert "is not running" in fastmta("status", MAIL_CONFIG=str(folder)).stderr
+
+
+def test_a_relative_folder_is_meant_from_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_directory("conf") == tmp_path / "conf"
+
+
+@pytest.mark.parametrize("command", ["start", "start-fg", "status", "check", "stop", "reload"])
+def test_no_main_cf_is_an_error_that_names_it(tmp_path: Path, command: str) -> None:
+    done = fastmta("-c", str(tmp_path), command)
+    assert done.returncode == 1
+    assert f"{tmp_path}/main.cf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_is_silent_when_all_is_well(folder: Path) -> None:
+    done = fastmta("-c", str(folder), "check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_check_names_parameters_that_do_nothing_with_file_and_line(folder: Path) -> None:
+    append(folder / "main.cf", "no_such_parameter = 1\n")
+    append(folder / "master.cf", "smtp unix - - n - - smtp\n  -o other_strange_thing=1\n")
+    done = fastmta("-c", str(folder), "check")
+    assert done.returncode == 0
+    assert f"warning: {folder}/main.cf, line 7: unused parameter: no_such_parameter=1" in done.stderr
+    assert "other_strange_thing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("smtpd_timeout = soon", "main.cf, line 7"),
+        ("fastmta_workers = lots", "fastmta_workers"),
+        ("fastmta_workers = 17", "fastmta_queue_shards = 16"),
+        ("inet_protocols = ipv5", "inet_protocols"),
+        ("maillog_file = /somewhere/else", "maillog_file_prefixes"),
+        ("syslog_facility = nosuch", "unknown syslog facility"),
+    ],
+)
+def test_check_finds_what_would_not_start(folder: Path, line: str, said: str) -> None:
+    append(folder / "main.cf", line + "\n")
+    done = fastmta("-c", str(folder), "check")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nosuchport inet n - n - - smtpd", "line 2: unknown TCP port or service: nosuchport"),
+        ("nosuchhost.invalid:25 inet n - n - - smtpd", "line 2: host not found: nosuchhost.invalid"),
+        ("smtp inet n - n - -", "line 2"),
+    ],
+)
+def test_check_finds_what_is_wrong_in_master_cf(folder: Path, line: str, said: str) -> None:
+    append(folder / "master.cf", line + "\n")
+    done = fastmta("-c", str(folder), "check")
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_check_wants_a_service_that_accepts_mail(folder: Path) -> None:
+    (folder / "master.cf").write_text("smtp unix - - n - - smtp\n")
+    done = fastmta("-c", str(folder), "check")
+    assert done.returncode == 1
+    assert "no inet service runs smtpd" in done.stderr
+
+
+def test_check_warns_of_files_that_others_may_write(folder: Path) -> None:
+    (folder / "main.cf").chmod(0o666)
+    done = fastmta("-c", str(folder), "check")
+    assert f"warning: group or other writable: {folder}/main.cf" in done.stderr
+
+
+@pytest.mark.skipif(not ROOT, reason="only root changes to mail_owner")
+def test_check_finds_a_queue_that_its_owner_cannot_reach(folder: Path) -> None:
+    (folder / "closed").mkdir(mode=0o700)
+    append(folder / "main.cf", f"queue_directory = {folder}/closed/queue\n")
+    done = fastmta("-c", str(folder), "check")
+    assert done.returncode == 1
+    assert f"user nobody (mail_owner) may not enter {folder}/closed, on the way to" in done.stderr
+
+
+def test_start_refuses_to_log_to_a_terminal_that_it_leaves(folder: Path) -> None:
+    append(folder / "main.cf", "maillog_file_prefixes = /dev/stdout\nmaillog_file = /dev/stdout\n")
+    done = fastmta("-c", str(folder), "start")
+    assert done.returncode == 1
+    assert "start-fg" in done.stderr
+
+
+def test_programs_get_their_arguments_and_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastmta.cli import postqueue
+
+    seen: list[tuple[list[str], str]] = []
+
+    def record(argv: list[str]) -> int:
+        seen.append((argv, os.environ["MAIL_CONFIG"]))
+        return 7
+
+    monkeypatch.setattr(postqueue, "main", record)
+    monkeypatch.setenv("MAIL_CONFIG", "/elsewhere")
+    assert main.run(["-c", "/some/conf", "postqueue", "-i", "ABC"]) == 7
+    assert main.run(["postqueue", "-c", "/other", "-p"]) == 7
+    assert seen == [(["-i", "ABC"], "/some/conf"), (["-c", "/other", "-p"], "/some/conf")]
+
+
+def test_quickstart_writes_a_configuration_once(tmp_path: Path) -> None:
+    quickstart.write_config(tmp_path / "run", "nobody", "2600")
+    config = load(tmp_path / "run")
+    assert config.queue_directory == tmp_path / "run" / "queue"
+    assert [service.name for service in config.services][:1] == ["2600"]
+    assert config.get_str("inet_interfaces") == "loopback-only"
+    (tmp_path / "run" / "main.cf").write_text("changed = 1\n")
+    quickstart.write_config(tmp_path / "run", "nobody", "2601")
+    assert (tmp_path / "run" / "main.cf").read_text() == "changed = 1\n"
+
+
+def test_quickstart_relays_for_this_machine_only(tmp_path: Path) -> None:
+    quickstart.write_config(tmp_path, "nobody", "2600")
+    networks = load(tmp_path).get_list("mynetworks")
+    assert "127.0.0.1/32" in networks
+    assert all(network.endswith(("/32", "/128")) for network in networks)
+
+
+def test_preload_leaves_nothing_of_ours_to_import() -> None:
+    before = set(sys.modules)
+    preload()
+    loaded = set(sys.modules)
+    assert {"fastmta.master.worker", "dns.rdtypes.IN.A", "dns.rdtypes.ANY.MX", "encodings.idna"} <= loaded
+    assert not {name for name in loaded - before if name.startswith("fastmta.cli")}
