@@ -80,8 +80,7 @@ class Active:
         self._refill_at = 0.0
         self._sweep_timer: Timer | None = None
         self._starved = False  # more was due than there was room for
-        self._flush_began = 0.0
-        self._flushed: set[str] | None = None
+        self._flushing = False
         self._drained: Callable[[], None] | None = None
         self._write = context.log.write
         self._resolution = context.settings.delay_logging_resolution_limit
@@ -143,7 +142,7 @@ class Active:
             message.remaining = 1
             self.recipients += 1
             self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, 1))
-            where = self.router.route(recipients[0].address, self._flushed is not None)
+            where = self.router.route(recipients[0].address, self._flushing)
             if isinstance(where, Destination):
                 self.scheduler.add(where, message, None)
             else:
@@ -154,11 +153,11 @@ class Active:
 
     def admit_now(self, message: Message) -> bool:
         """An attempt that somebody asked for: nothing is put off, a dead destination gets another chance."""
-        flushed, self._flushed = self._flushed, self._flushed or set()
+        flushing, self._flushing = self._flushing, True
         try:
             return self.admit(message)
         finally:
-            self._flushed = flushed
+            self._flushing = flushing
 
     def _too_many(self) -> bool:
         """Whether the recipients in memory are too many for another message (a first one may have any number)."""
@@ -177,7 +176,7 @@ class Active:
             return
         pairs: list[tuple[int, str, Destination]] = []
         at_once: list[tuple[list[int], Outcome]] = []
-        flush = self._flushed is not None
+        flush = self._flushing
         for index in left:
             address = recipients[index].address
             where = self.router.route(address, flush)
@@ -200,7 +199,7 @@ class Active:
     def _put_off(self, message: Message, now: float) -> None:
         """No room: the queue keeps it and gives it back when there is."""
         message.next_attempt = now
-        self.context.store.record(message)
+        self.context.store.park(message)
         if not self._starved:
             self._starved = True
             self.arm_refill(now + 1.0)
@@ -410,11 +409,11 @@ class Active:
             self._starved = True
             self.arm_refill(now + self.settings.queue_run_delay)
             return
-        if self._flushed is not None:
+        if self._flushing:
             if self._flush_some(now, room):
                 self.arm_refill(now)
                 return
-            self._flushed = None
+            self._flushing = False
         found = self.context.store.due(now, room)
         for message in found:
             self.admit(message)
@@ -429,25 +428,19 @@ class Active:
 
     def _flush_some(self, now: float, room: int) -> bool:
         """Attempts that somebody asked for: whatever is deferred, each message once. False when all had theirs."""
-        flushed = self._flushed
-        assert flushed is not None
-        fresh = 0
-        for message in self.context.store.due(float("inf"), room + len(flushed)):
-            queue_id = message.envelope.queue_id
-            if queue_id in flushed or message.activated >= self._flush_began:
-                self.context.store.record(message)
-                continue
-            flushed.add(queue_id)
-            fresh += 1
+        found = self.context.store.flushed(room)
+        if found is None:
+            return False
+        for message in found:
             self.admit(message)
-        return fresh > 0
+        return True
 
     def flush(self) -> None:
         """A queue run now: all deferred mail, whatever its time, dead destinations and put-off transports too."""
         self.scheduler.forget_dead()
-        self._flush_began = self.now()
-        self._flushed = set()
-        self.arm_refill(self._flush_began)
+        self.context.store.flush()
+        self._flushing = True
+        self.arm_refill(self.now())
 
     # -- watch
 
@@ -462,7 +455,7 @@ class Active:
         done, self._drained = self._drained, None
         for message in list(self.messages.values()):
             message.next_attempt = self.now()
-            self.context.store.record(message)
+            self.context.store.park(message)
         self.messages.clear()
         if self._timer is not None:
             self._timer.cancel()

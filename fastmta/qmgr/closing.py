@@ -163,7 +163,7 @@ class Closing:
             return
         message.attempts += 1
         message.next_attempt = now + self.backoff(message, now)
-        self._store.record(message)
+        self._store.park(message)
         self._active.left(message)
         self._active.arm_refill(max(message.next_attempt, now + 1.0))
 
@@ -181,7 +181,10 @@ class Closing:
             message.deferred = None
             message.attempts = 0
         message.next_attempt = now
-        self._store.record(message)
-        self._active.left(message)
         if order == "requeue":
+            self._store.record(message)
+            self._active.left(message)
             self._active.admit(message)
+            return
+        self._store.park(message)
+        self._active.left(message)

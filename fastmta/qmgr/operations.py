@@ -22,6 +22,9 @@ class QueueOperations(Protocol):
     def find(self, queue_id: str, /) -> Message | None:
         """A message, wherever it is."""
 
+    def take(self, queue_id: str, /) -> Message | None:
+        """A message that nobody has: the caller has it then."""
+
     def record(self, message: Message, /) -> None:
         """The state of a message changed: keep it."""
 
@@ -123,7 +126,8 @@ class Operations:
         message = self._queue.find(queue_id)
         if message is None or message.flags & FLAG_HOLD:
             return False
-        return self._active.admit_now(message)
+        message = self._queue.take(queue_id)
+        return message is not None and self._active.admit_now(message)
 
     def flush_site(self, queue_ids: list[str]) -> int:
         """Try the messages for a site now (postqueue -s): those that the listing found for it. How many were tried."""

@@ -45,7 +45,16 @@ class Store(Protocol):
     """The worker's part of the queue."""
 
     def record(self, message: Message, /) -> None:
-        """The state of a message changed: keep it."""
+        """The state of a message changed: keep it. It stays with the caller."""
+
+    def park(self, message: Message, /) -> None:
+        """Keep its state and let go of it: due() gives it out when its next_attempt has come and it is not on hold."""
+
+    def flush(self) -> None:
+        """Begin a walk over all that is in the queue now."""
+
+    def flushed(self, limit: int, /) -> list[Message] | None:
+        """The next messages of that walk that nobody has and that are not on hold; None at its end."""
 
     def remove(self, message: Message, /) -> None:
         """All recipients are done."""

@@ -65,4 +65,4 @@ class Sweep:
         active.messages.pop(queue_id, None)
         active.recipients -= message.remaining
         message.next_attempt = active.now() + active.settings.minimal_backoff_time
-        active.context.store.record(message)
+        active.context.store.park(message)
