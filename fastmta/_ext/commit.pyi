@@ -1,4 +1,4 @@
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from fastmta.model.message import Place
 
@@ -8,7 +8,7 @@ OPEN: Final = 2
 DIRECTORY_SYNC: Final = 3
 TRUNCATE: Final = 4
 
-Batch: TypeAlias = tuple[int, int, int, int, int, list[tuple[object, Place | None, int]]]
+Batch: TypeAlias = tuple[int, int, int, int, int, list[tuple[Any, Place | None, int]]]
 
 def drop_pages(path: str) -> None: ...
 

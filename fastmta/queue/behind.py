@@ -54,6 +54,10 @@ class Behind:
         self._changed.pop(queue_id, None)
         self._gone[queue_id] = None
 
+    def is_held(self, queue_id: str) -> bool:
+        """Whether somebody has that message."""
+        return queue_id in self.loaded or (queue_id in self.fresh and queue_id not in self.parked)
+
     @property
     def idle(self) -> bool:
         """Whether the index has everything."""
@@ -73,12 +77,12 @@ class Behind:
                 index.set_meta(Meta(1, self._boot_id, *position))
             self.covered = position
 
-    def everything(self, index: Index) -> None:
-        """Write all there is, when the log is closed."""
+    def everything(self, index: Index, clean: bool) -> None:
+        """Write all there is, when nothing of the log waits for its sync. clean: and nothing will come any more."""
         for _ in self._write(index, list(self.fresh)):
             pass
         with index:
-            index.set_meta(Meta(1, self._boot_id, *self.position, clean=True))
+            index.set_meta(Meta(1, self._boot_id, *self.position, clean))
         self.covered = self.position
 
     def restart(self) -> None:
@@ -116,7 +120,9 @@ class Behind:
                         continue
                     place = message.place
                     if queue_id not in self.removing and place is not None:
-                        self._put(index, Entry(place.segment, place.offset, place.length, segment, message.envelope, state))
+                        self._put(
+                            index, Entry(place.segment, place.offset, place.length, segment, message.envelope, state)
+                        )
                     parked = self.parked.get(queue_id)
                     if parked is not None and parked[1] == sequence:
                         del self.parked[queue_id]

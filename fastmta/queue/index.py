@@ -133,7 +133,9 @@ class Index:
         self.begin()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         txn, self._txn = self._txn, None
         assert txn is not None
         if kind is None:
@@ -275,6 +277,11 @@ class Index:
                 self._reads += 1
                 found = cursor.next()
         return rows
+
+    def last_key(self) -> bytes:
+        """The highest key of an entry; empty when there is none."""
+        with self._env.begin() as txn, txn.cursor(db=self._entries) as cursor:
+            return cursor.key() if cursor.last() else b""
 
     def in_segment(self, segment: int, limit: int) -> list[Entry]:
         """Up to limit entries that need that segment."""

@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -103,7 +103,7 @@ class Recovery:
 
     # The index
 
-    def _verdict(self) -> Chore:  # a generator that returns a Verdict | None
+    def _verdict(self) -> Generator[None, None, Verdict | None]:
         code = "import sys; sys.path[:] = sys.argv[2:]; from fastmta.queue.indexcheck import main; main(sys.argv[1])"
         try:
             self._check = subprocess.Popen(

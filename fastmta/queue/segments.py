@@ -106,7 +106,9 @@ class Segments(dict[int, Segment]):
     def set_aside(self, number: int, offset: int, length: int, why: str) -> None:
         """Copy a damaged stretch to the folder "corrupt" and report it."""
         name = f"shard-{self.shard:02d}-{number:010d}-{offset}"
-        self._notify(f"queue shard {self.shard}: segment {number}: {why}: {length} bytes at {offset} set aside as corrupt/{name}")
+        self._notify(
+            f"queue shard {self.shard}: segment {number}: {why}: {length} bytes at {offset} set aside as corrupt/{name}"
+        )
         try:
             self._corrupt.mkdir(mode=0o700, exist_ok=True)
             with (self._corrupt / name).open("wb") as copy:

@@ -15,30 +15,39 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from fastmta._ext.commit import CommitThread
 from fastmta._ext.records import MESSAGE, OUTCOME
-from fastmta.model.envelope import Envelope
-from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message, Place
+from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.queue.behind import Behind
 from fastmta.queue.chores import Chore, Chores, Loop
 from fastmta.queue.errors import Damaged, QueueFailed, QueueFull, QueueLocked
 from fastmta.queue.ids import FIRST_SERIAL, Serials
-from fastmta.queue.index import FIRST, Index, IndexDamaged
-from fastmta.queue.model import State, encode, message_of, state_of
+from fastmta.queue.giving import Giving
+from fastmta.queue.index import Index, IndexDamaged
+from fastmta.queue.model import State, encode, state_of
 from fastmta.queue.recover import Recovery
 from fastmta.queue.segments import Segments
 from fastmta.queue.settings import QueueSettings
 
 Done: TypeAlias = Callable[[BaseException | None], None]
-Match: TypeAlias = Callable[[Envelope], bool]
 
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-NUMBER_END: Final = b"\xff" * 8
+
+
+Kind = TypeVar("Kind")
+
+
+def _again(waiting: dict[int, list[Kind]], sequence: int) -> None:
+    """What waited for that batch waits for the next one."""
+    items = waiting.pop(sequence, None)
+    if items:
+        waiting[sequence + 1] = items + waiting.get(sequence + 1, [])
 
 
 def boot_id() -> str:
@@ -62,22 +71,20 @@ class Shard:
         self.segments = Segments(number, directory / "log", directory.parent / "corrupt", notify)
         self._boot_id = boot_id()
         self.behind = Behind(self.segments, self._boot_id)
+        self.giving = Giving(self.behind, number)
         self.recovery: Recovery | None = None
         self.failed: QueueFailed | None = None
         self._loop = loop
         self._chores = Chores(loop)
         self._lock = -1
         self._kick_pending = False
+        self._collected = 0
+        self._free = 0
         self._full_since = 0.0
         self._content_bytes = 0
-        self._notes: dict[int, list[tuple[Message, State | None]]] = {}
+        self._notes: dict[int, list[tuple[Message, State]]] = {}
         self._tombs: dict[int, dict[int, int]] = {}
         self._removed: dict[int, list[str]] = {}
-        self._floor = (FIRST, b"")
-        self._soonest_parked = float("inf")
-        self._flush_after: bytes | None = None
-        self._flush_end = b""
-        self._flush_match: Match | None = None
 
     # Opening and closing
 
@@ -123,7 +130,7 @@ class Shard:
         if self.index is not None:
             if self.recovery is None and not self.log.failed:
                 try:
-                    self.behind.everything(self.index)
+                    self.behind.everything(self.index, clean=True)
                     self.index.sync()
                 except Exception as error:  # the log has it all
                     self.notify(f"queue shard {self.number}: index not brought up to date: {error}")
@@ -152,7 +159,7 @@ class Shard:
         yield from recovery.run(trust_index, count)
         self.index = recovery.index
         self.recovery = None
-        self._floor = (FIRST, b"")
+        self.giving.restart()
 
     def _index_lost(self, error: Exception) -> None:
         """The index turned out to be damaged: make it anew."""
@@ -209,36 +216,34 @@ class Shard:
         return sequence
 
     def record(self, message: Message) -> None:
-        """Keep the state of a message. With a next attempt in the future, or FLAG_HOLD, the caller has let go of it."""
-        place = message.place
-        queue_id = message.envelope.queue_id
-        if place is None or queue_id in self.behind.removing:
-            return
-        state = state_of(message)
-        kept = (
-            None
-            if state is None
-            else State(
-                state.flags,
-                state.next_attempt,
-                state.attempts,
-                None if state.done is None else bytearray(state.done),
-                None if state.deferred is None else dict(state.deferred),
-            )
-        )
-        sequence = self.log.record(OUTCOME, encode((queue_id, place.segment, kept or State())))
-        self._notes.setdefault(sequence, []).append((message, kept))
-        if message.flags & FLAG_HOLD or message.next_attempt > time.time():
-            self._park(message, sequence)
+        """Keep the state of a message, which stays with the caller."""
+        if message.place is not None and message.envelope.queue_id not in self.behind.removing:
+            self._record(message)
 
-    def _park(self, message: Message, sequence: int) -> None:
+    def park(self, message: Message) -> None:
+        """Keep the state of a message and let go of it: due() gives it out when next_attempt has come and it is not on hold."""
         queue_id = message.envelope.queue_id
-        if self.behind.loaded.pop(queue_id, None) is None and queue_id not in self.behind.fresh:
+        if message.place is None or queue_id in self.behind.removing:
             return
-        self._drop_content(message)
-        self.behind.parked[queue_id] = (message, sequence)
-        if not message.flags & FLAG_HOLD and message.next_attempt < self._soonest_parked:
-            self._soonest_parked = message.next_attempt
+        sequence = self._record(message)
+        if self.behind.loaded.pop(queue_id, None) is not None or queue_id in self.behind.fresh:
+            self._drop_content(message)
+            self.behind.parked[queue_id] = (message, sequence)
+            self.giving.parked(message)
+
+    def _record(self, message: Message) -> int:
+        place = message.place
+        assert place is not None
+        state = State(
+            message.flags,
+            message.next_attempt,
+            message.attempts,
+            None if message.done is None else bytearray(message.done),
+            None if message.deferred is None else dict(message.deferred),
+        )
+        sequence = self.log.record(OUTCOME, encode((message.envelope.queue_id, place.segment, state)))
+        self._notes.setdefault(sequence, []).append((message, state))
+        return sequence
 
     def remove(self, message: Message) -> None:
         """All recipients are done: forget it. Once is enough; a second time does nothing."""
@@ -291,6 +296,7 @@ class Shard:
                     known.live += 1
                     known.live_bytes += place.length
                     self._content_bytes += place.length
+            self._collected = sequence
             self._settle(sequence, segment, riders_error)
             for token, place, error in entries:
                 message, done = token
@@ -316,10 +322,8 @@ class Shard:
     def _settle(self, sequence: int, segment: int, riders_error: int) -> None:
         """What rode in that batch is durable, or rides in the next one."""
         if riders_error:
-            for waiting in (self._notes, self._removed):
-                again = waiting.pop(sequence, None)
-                if again:
-                    waiting[sequence + 1] = again + waiting.get(sequence + 1, [])  # type: ignore[index,assignment,operator]
+            _again(self._notes, sequence)
+            _again(self._removed, sequence)
             homes = self._tombs.pop(sequence, None)
             if homes:
                 following = self._tombs.setdefault(sequence + 1, {})
@@ -359,7 +363,7 @@ class Shard:
             self.remove(message)
             raise Damaged(f"{message.queue_id}: damaged in the queue")
         content = [record[2]]
-        if self._content_bytes + place.length <= self.settings.memory_budget and self._held(message.queue_id):
+        if self._content_bytes + place.length <= self.settings.memory_budget and self.behind.is_held(message.queue_id):
             message.content = content
             self._content_bytes += place.length
         return content
@@ -378,115 +382,50 @@ class Shard:
                     return
                 self._drop_content(message)
 
-    # Giving out
-
-    def _held(self, queue_id: str) -> bool:
-        behind = self.behind
-        return queue_id in behind.loaded or (queue_id in behind.fresh and queue_id not in behind.parked)
-
-    def _unpark(self, message: Message) -> Message:
-        behind = self.behind
-        queue_id = message.envelope.queue_id
-        behind.parked.pop(queue_id, None)
-        if queue_id not in behind.fresh:
-            behind.loaded[queue_id] = message
-        return message
+    # Giving out: see giving.py
 
     def due(self, now: float, limit: int) -> list[Message]:
-        """Up to limit messages whose next attempt has come and that nobody holds; the caller holds them then."""
-        found: list[Message] = []
-        index = self.index
-        if index is None or limit <= 0:
-            return found
-        behind = self.behind
-        if self._soonest_parked <= now:
-            for message, _ in list(behind.parked.values()):
-                if len(found) < limit and message.next_attempt <= now and not message.flags & FLAG_HOLD:
-                    found.append(self._unpark(message))
-            self._soonest_parked = min(
-                (m.next_attempt for m, _ in behind.parked.values() if not m.flags & FLAG_HOLD), default=float("inf")
-            )
+        """Up to limit messages whose next attempt has come, not held nor on hold; the caller holds them then."""
+        if self.index is None or limit <= 0:
+            return []
         try:
-            self._due_rows(index, now, limit, found)
-            if self._flush_after is not None and len(found) < limit:
-                self._flush_rows(index, limit, found)
+            return self.giving.due(self.index, now, limit)
         except IndexDamaged as error:
             self._index_lost(error)
-        return found
-
-    def _due_rows(self, index: Index, now: float, limit: int, found: list[Message]) -> None:
-        self._lower_floor()
-        while len(found) < limit:
-            rows = index.due(self._floor, int(now), min(limit - len(found), 256))
-            for second, number, entry in rows:
-                self._floor = (second, (int.from_bytes(number, "big") + 1).to_bytes(8, "big"))
-                self._give(entry.envelope.queue_id, entry, found)
-            if not rows:
-                return
-
-    def _flush_rows(self, index: Index, limit: int, found: list[Message]) -> None:
-        assert self._flush_after is not None
-        looked = 0
-        while len(found) < limit and looked < 2048:
-            rows = index.entries(self._flush_after, min(limit - len(found), 256))
-            if not rows or rows[0][0] > self._flush_end:
-                self._flush_after = None
-                return
-            looked += len(rows)
-            self._flush_after = rows[-1][0]
-            for _, entry in rows:
-                if entry.state is not None and entry.state.flags & FLAG_HOLD:
-                    continue
-                if self._flush_match is None or self._flush_match(entry.envelope):
-                    self._give(entry.envelope.queue_id, entry, found)
-
-    def _give(self, queue_id: str, entry, found: list[Message]) -> None:  # type: ignore[no-untyped-def]
-        behind = self.behind
-        if queue_id in behind.loaded or queue_id in behind.fresh or queue_id in behind.removing:
-            return
-        if queue_id in behind.parked:
-            return
-        message = behind.loaded[queue_id] = message_of(entry, self.number)
-        found.append(message)
-
-    def _lower_floor(self) -> None:
-        lowest = self.behind.lowest_due
-        if lowest is not None:
-            self.behind.lowest_due = None
-            if lowest < self._floor[0] or (lowest == self._floor[0] and self._floor[1]):
-                self._floor = (lowest, b"")
+            return []
 
     def next_due(self) -> float | None:
         """When due() has something again, Unix time; None when nothing waits."""
-        soonest = self._soonest_parked
-        if self.index is not None:
-            if self._flush_after is not None:
-                return 0.0
-            self._lower_floor()
-            second = self.index.first_due(self._floor)
-            if second is not None and second < soonest:
-                soonest = float(second)
-        return None if soonest == float("inf") else soonest
+        return self.giving.next_due(self.index)
 
-    def find(self, queue_id: str) -> Message | None:
-        """The message of that queue id, as it is now; the caller does not hold it by that."""
-        behind = self.behind
-        if queue_id in behind.removing:
-            return None
-        message = behind.fresh.get(queue_id) or behind.loaded.get(queue_id)
-        if message is not None:
-            return message
-        parked = behind.parked.get(queue_id)
-        if parked is not None:
-            return parked[0]
+    def flush(self) -> None:
+        """Begin a walk over all that is in the queue now."""
+        self.giving.flush(self.index)
+
+    def flushed(self, limit: int) -> list[Message] | None:
+        """The next messages of that walk, not held nor on hold; the caller holds them then. None: the end."""
         if self.index is None:
-            return None
+            return [] if self.recovering else None
         try:
-            entry = self.index.get(queue_id)
+            return self.giving.flushed(self.index, limit)
         except IndexDamaged as error:
             self._index_lost(error)
             return None
-        return None if entry is None else message_of(entry, self.number)
+
+    def find(self, queue_id: str) -> Message | None:
+        """The message of that queue id, as it is now; the caller does not hold it by that."""
+        try:
+            return self.giving.find(self.index, queue_id)
+        except IndexDamaged as error:
+            self._index_lost(error)
+            return None
+
+    def take(self, queue_id: str) -> Message | None:
+        """The message of that queue id if nobody holds it; the caller holds it then."""
+        message = self.find(queue_id)
+        if message is None or self.behind.is_held(queue_id):
+            return None
+        return self.giving.hold(message)
 
     def held(self) -> list[Message]:
         """All messages that somebody holds, for the sweep that looks for those without an owner."""
@@ -494,12 +433,91 @@ class Shard:
         fresh = [message for queue_id, message in behind.fresh.items() if queue_id not in behind.parked]
         return [*behind.loaded.values(), *fresh]
 
+    # Orders, for messages that nobody holds. They answer whether there was something to do.
+
+    def hold(self, queue_id: str) -> bool:
+        """Put it on hold."""
+        return self._order(queue_id, lambda message: not message.flags & FLAG_HOLD, set_flags=FLAG_HOLD)
+
+    def release(self, queue_id: str) -> bool:
+        """Release it; it is due at once."""
+        return self._order(queue_id, lambda message: bool(message.flags & FLAG_HOLD), clear_flags=FLAG_HOLD, now=True)
+
+    def expire(self, queue_id: str) -> bool:
+        """Mark it for forced expiration."""
+        return self._order(queue_id, lambda message: not message.flags & FLAG_EXPIRE, set_flags=FLAG_EXPIRE)
+
+    def requeue(self, queue_id: str) -> bool:
+        """Forget its reasons; it is released and due at once."""
+        return self._order(queue_id, lambda _: True, clear_flags=FLAG_HOLD, now=True, forget=True)
+
+    def delete(self, queue_id: str) -> bool:
+        """Remove it."""
+        message = self.take(queue_id)
+        if message is None:
+            return False
+        self.remove(message)
+        return True
+
+    def _order(
+        self,
+        queue_id: str,
+        wanted: Callable[[Message], bool],
+        set_flags: int = 0,
+        clear_flags: int = 0,
+        now: bool = False,
+        forget: bool = False,
+    ) -> bool:
+        message = self.take(queue_id)
+        if message is None:
+            return False
+        todo = wanted(message)
+        if todo:
+            message.flags = (message.flags | set_flags) & ~clear_flags
+            if now:
+                message.next_attempt = time.time()
+            if forget:
+                message.attempts = 0
+                message.deferred = None
+        self.park(message)
+        return todo
+
     # Housekeeping
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no message, and nothing under way."""
+        behind = self.behind
+        return (
+            self.index is not None
+            and not (behind.fresh or behind.loaded or behind.parked or behind.removing or self._chores.busy)
+            and self.index.count() == 0
+        )
 
     def tick(self) -> None:
         """To be called every settings.index_interval seconds."""
         if self.index is not None and not self._chores.busy and not self.behind.idle:
             self._chores.add(self._cycle(self.index))
+
+    def sync_index(self) -> None:
+        """All state so far becomes visible to readers of the index; waits for one sync of the log."""
+        if self.index is None:
+            return
+        self._wait(self._hurry())
+        if not self._chores.busy:
+            self.behind.everything(self.index, clean=False)
+            return
+        self._chores.finish(self._wait)
+        if self.index is not None:
+            self.behind.everything(self.index, clean=False)
+
+    def _wait(self, sequence: int) -> None:
+        """Block until that batch was written, well or badly."""
+        poll = select.poll()
+        poll.register(self.log.fileno(), select.POLLIN)
+        while self._collected < sequence:
+            poll.poll()
+            self._completed()
 
     def _cycle(self, index: Index) -> Chore:
         try:
