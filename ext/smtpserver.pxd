@@ -64,6 +64,7 @@ cdef class Limits:
     cdef readonly frozenset noop_commands
     cdef readonly frozenset forbidden_commands
     cdef readonly bint forbid_non_letters
+    cdef readonly bint soft_bounce
     cdef readonly object parse_mailbox
 
 
@@ -95,6 +96,8 @@ cdef class SmtpServer:
     cdef int waiting
     cdef int where_command
     cdef bint after_message
+    cdef bint inside
+    cdef bint noted_bare_lf
     cdef int junk
     cdef int overshoot
     cdef unsigned int[C_MANY] total

@@ -140,7 +140,7 @@ cdef class Limits:
                  bint offer_starttls=False, bint require_tls=False, bint forbid_unauth_pipelining=True,
                  bint replace_stray_cr_lf=True, bint ask_data=True, int bare_newline_reject_code=550,
                  frozenset noop_commands=frozenset(), frozenset forbidden_commands=frozenset({b"CONNECT", b"GET", b"POST"}),
-                 bint forbid_non_letters=True):
+                 bint forbid_non_letters=True, bint soft_bounce=False):
         self.myhostname = myhostname
         self.parse_mailbox = parse_mailbox
         self.line_length_limit = max(line_length_limit, 16)
@@ -167,6 +167,7 @@ cdef class Limits:
         self.noop_commands = noop_commands
         self.forbidden_commands = forbidden_commands
         self.forbid_non_letters = forbid_non_letters
+        self.soft_bounce = soft_bounce
 
 
 cdef class SmtpServer:
@@ -247,6 +248,11 @@ cdef class SmtpServer:
         return self.waiting != C_NONE or self.attention != 0 or self.state == AT_START
 
     @property
+    def saw_bare_lf(self):
+        """For LF_NOTE: did a line end without CR?"""
+        return self.noted_bare_lf or self.content.saw_bare_lf
+
+    @property
     def backlog(self):
         """How many bytes of input are kept."""
         return self.held_used
@@ -257,7 +263,7 @@ cdef class SmtpServer:
             return "END-OF-MESSAGE", -1
         if self.where_command == C_NONE:
             return "CONNECT", -1
-        if self.state == AT_DATA or self.state == AT_CHUNK:
+        if self.inside or self.state == AT_DATA or self.state == AT_CHUNK:
             return NAMES[self.where_command].upper(), self.content.size
         return NAMES[self.where_command].upper(), -1
 
@@ -398,11 +404,11 @@ cdef class SmtpServer:
         cdef int flags
         self.after_message = False
         if bare and self.bare_lf & LF_REJECT:
-            self.handler.notice(N_BARE_LF, b"")
+            self.handler.notice(N_BARE_LF, NAMES[self.where_command].upper().encode() if self.where_command >= 0 else b"CONNECT")
             self.reply(b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (self.limits.bare_newline_reject_code, self.limits.myhostname))
             return self.close()
         if bare and self.bare_lf:
-            self.content.saw_bare_lf = True
+            self.noted_bare_lf = True
         if ended and not bare:
             n -= 1
         if self.limits.smtputf8_enable and fm_has_8bit(p, n) and not is_utf8(p, n):
@@ -753,7 +759,7 @@ cdef class SmtpServer:
     cdef bytes content_error(self):
         """What is wrong with the content that was read so far."""
         if self.content.saw_bare_lf and self.bare_lf & LF_REJECT:
-            self.handler.notice(N_BARE_LF, b"")
+            self.handler.notice(N_BARE_LF, b"END-OF-MESSAGE" if self.after_message else b"BDAT content")
             return b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (self.limits.bare_newline_reject_code, self.limits.myhostname)
         if self.content.too_big:
             self.handler.notice(N_SIZE, b"")
@@ -763,6 +769,7 @@ cdef class SmtpServer:
     cdef int hand_over(self, int command, long long chunked) except -1:
         """A whole message: the session keeps it, and answers."""
         cdef list chunks = self.content.take()
+        self.noted_bare_lf |= self.content.saw_bare_lf
         self.recipients = self.overshoot = 0
         self.in_mail = self.chunking = False
         return self.answer(command, self.handler.end_of_data(
@@ -898,6 +905,8 @@ cdef class SmtpServer:
         """Say this, after a rest for a client with many errors. 421 and 521 end the session."""
         if self.state == AT_END:
             return 0
+        if self.limits.soft_bounce and text.startswith(b"5"):
+            text = b"4" + (text[1:4] + b"4" + text[5:] if text[4] == b"5" else text[1:])
         if self.delayed is not None:
             self.delayed = self.delayed + text
         elif self.errors >= self.limits.soft_error_limit and self.limits.error_sleep_time > 0:
@@ -911,6 +920,7 @@ cdef class SmtpServer:
 
     cdef int close(self) except -1:
         """No more input; the driver closes once the output is out."""
+        self.inside = self.state == AT_DATA or self.state == AT_CHUNK
         self.state = AT_END
         self.waiting = C_NONE
         self.attention |= A_CLOSE
