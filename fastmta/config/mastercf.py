@@ -87,7 +87,7 @@ def _parse_service(content: str, file: str, line: int, chroot_default: bool) -> 
     if type_ == "inet" and private != "n":
         raise ConfigError(file, line, "", f"inet service {name} cannot be private")
     seconds = wakeup.removesuffix("?")
-    if seconds != "-" and not _is_number(seconds):
+    if wakeup != "-" and not _is_number(seconds):
         raise wrong(5)
     if maxproc != "-" and not _is_number(maxproc):
         raise wrong(6)

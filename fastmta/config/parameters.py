@@ -80,6 +80,20 @@ FAMILIES: Final[dict[str, str]] = {
     )
 }
 
+# Among those that are not supported yet: text in which a program other than the configuration expands $name.
+_RAW: Final = frozenset(
+    {
+        "command_execution_directory",
+        "default_rbl_reply",
+        "forward_path",
+        "luser_relay",
+        "mailbox_command",
+        "postscreen_expansion_filter",
+        "postscreen_reject_footer",
+        "smtpd_expansion_filter",
+    }
+)
+
 # Set by the program, not by a file: an assignment has no effect, as in Postfix.
 READ_ONLY: Final = frozenset({"config_directory", "process_id", "process_name", "service_name"})
 
@@ -99,7 +113,7 @@ def not_yet() -> dict[str, Parameter]:
     for line in Path(__file__).with_name("postfix.cf").read_text("utf-8").splitlines():
         if line and line[0] != "#":
             name, _, default = line.partition(" =")
-            table[name] = Parameter(name, Kind.STR, default[1:], state=State.NOT_YET)
+            table[name] = Parameter(name, Kind.RAW if name in _RAW else Kind.STR, default[1:], state=State.NOT_YET)
     return table
 
 

@@ -63,7 +63,7 @@ _SESSION: Final = (
     Parameter("smtpd_client_port_logging", BOOL, "no", doc="log the client's port"),
     Parameter("smtpd_delay_open_until_valid_rcpt", BOOL, "yes", doc="a queue id only at the first good recipient"),
     Parameter("smtpd_service_name", STR, "smtpd", 1, state=State.NOT_YET),
-    Parameter("smtpd_reject_footer", STR, "", doc="text added to refusals"),
+    Parameter("smtpd_reject_footer", RAW, "", doc="text added to refusals"),
 )
 
 _LIMITS: Final = (
