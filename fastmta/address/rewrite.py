@@ -8,9 +8,12 @@ append_at_myorigin, append_dot_mydomain, swap_bangpath, allow_percent_hack.
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 from fastmta.address.quote import is_dot_string
+from fastmta.config import Config
 
 
 class RewriteSettings(msgspec.Struct, frozen=True):
@@ -23,6 +26,19 @@ class RewriteSettings(msgspec.Struct, frozen=True):
     swap_bangpath: bool = True
     allow_percent_hack: bool = True
     empty_address_recipient: str = "MAILER-DAEMON"
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> Self:
+        """Read it, once, at load."""
+        return cls(
+            myorigin=cfg.get_str("myorigin"),
+            mydomain=cfg.get_str("mydomain"),
+            append_at_myorigin=cfg.get_bool("append_at_myorigin"),
+            append_dot_mydomain=cfg.get_bool("append_dot_mydomain"),
+            swap_bangpath=cfg.get_bool("swap_bangpath"),
+            allow_percent_hack=cfg.get_bool("allow_percent_hack"),
+            empty_address_recipient=cfg.get_str("empty_address_recipient"),
+        )
 
 
 def canonical(address: str, settings: RewriteSettings) -> str:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.bounce.report import Fate, ReportSettings, compose, too_big
 from fastmta.bounce.templates import DELAY, FAILURE, SUCCESS, Template
+from fastmta.config import Config
 from fastmta.model.envelope import (
     CONTENT_HEADER_8BIT,
     KIND_BOUNCE,
@@ -50,6 +51,29 @@ class BounceSettings(msgspec.Struct, frozen=True):
     second_bounce_notice_recipient: str = "postmaster"
     delay_notice_recipient: str = "postmaster"
 
+    @classmethod
+    def from_config(cls, cfg: Config) -> Self:
+        """Read it, once, at load."""
+        rewrite = RewriteSettings.from_config(cfg)
+        report = ReportSettings(
+            myhostname=cfg.get_str("myhostname"),
+            mailer_daemon=canonical("MAILER-DAEMON", rewrite),
+            mail_name=cfg.get_str("mail_name"),
+            bounce_size_limit=cfg.get_int("bounce_size_limit"),
+            line_length_limit=cfg.get_int("line_length_limit"),
+            delay_warning_time=cfg.get_time("delay_warning_time"),
+            maximal_queue_lifetime=cfg.get_time("maximal_queue_lifetime"),
+        )
+        return cls(
+            report=report,
+            rewrite=rewrite,
+            notify_classes=frozenset(cfg.get_list("notify_classes")),
+            double_bounce_sender=cfg.get_str("double_bounce_sender"),
+            bounce_notice_recipient=cfg.get_str("bounce_notice_recipient"),
+            second_bounce_notice_recipient=cfg.get_str("2bounce_notice_recipient"),
+            delay_notice_recipient=cfg.get_str("delay_notice_recipient"),
+        )
+
 
 class Intake(Protocol):
     """The part of cleanup.intake.Intake that is needed here."""
@@ -70,6 +94,14 @@ class Intake(Protocol):
         queue_id: str = "",
     ) -> str:
         """Take a message of ours."""
+        ...
+
+
+class Contents(Protocol):
+    """The part of queue.store.Store that is needed here."""
+
+    def content(self, message: Message) -> list[bytes]:
+        """A message's content; raises what it likes for a damaged one."""
         ...
 
 
@@ -105,14 +137,14 @@ class Bouncer:
         self,
         settings: BounceSettings,
         intake: Intake,
-        content: Callable[[Message], list[bytes]],
+        store: Contents,
         log: LineLog,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """content reads a message's content (queue.Store.content); it may raise for a damaged one."""
+        """store reads the contents of messages: queue.Store."""
         self._settings = settings
         self._intake = intake
-        self._content = content
+        self._store = store
         self._log = log
         self._clock = clock
         self._double_bounce = f"{settings.double_bounce_sender}@{settings.report.myhostname}"
@@ -229,7 +261,7 @@ class Bouncer:
         notice_id = ""
         try:
             try:
-                original: list[bytes] | None = self._content(notice.message)
+                original: list[bytes] | None = self._store.content(notice.message)
             except Exception as error:
                 self._log.warning("bounce", f"{envelope.queue_id}: content unavailable for a notification: {error}")
                 original = None

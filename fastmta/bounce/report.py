@@ -25,7 +25,7 @@ _NOT_ATOM: Final = str.maketrans(dict.fromkeys(' \t\r\n()<>@,;:\\".[]', "-"))
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """What happened to one recipient. action: failed, delayed, delivered, relayed; remote_mta and reply "" where none."""
+    """What happened to one recipient. action: failed, delayed, delivered, relayed; no remote_mta or reply: ""."""
 
     recipient: Recipient
     action: str

@@ -9,12 +9,13 @@ raised into the caller: what goes wrong becomes a 4xx or 5xx reply. RFC 5321 sec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 import msgspec
 
 from fastmta._ext.headers import HeaderScan
 from fastmta._ext.loglines import message_id
+from fastmta.address.rewrite import RewriteSettings, canonical_recipient, canonical_sender
 from fastmta.cleanup.received import ReceivedMaker
 from fastmta.cleanup.repair import (
     SEEN_ALL,
@@ -25,6 +26,7 @@ from fastmta.cleanup.repair import (
     new_message_id,
     repair,
 )
+from fastmta.config import Config
 from fastmta.model.envelope import KIND_MAIL, Envelope, Origin, Recipient
 from fastmta.model.message import Message
 
@@ -84,6 +86,20 @@ class IntakeSettings(msgspec.Struct, frozen=True):
     message_size_limit: int = 10240000
     line_length_limit: int = 2048
     always_add_missing_headers: bool = False
+    rewrite: RewriteSettings | None = None  # None: addresses come complete
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> Self:
+        """Read it, once, at load."""
+        return cls(
+            myhostname=cfg.get_str("myhostname"),
+            mail_name=cfg.get_str("mail_name"),
+            hopcount_limit=cfg.get_int("hopcount_limit"),
+            message_size_limit=cfg.get_int("message_size_limit"),
+            line_length_limit=cfg.get_int("line_length_limit"),
+            always_add_missing_headers=cfg.get_bool("always_add_missing_headers"),
+            rewrite=RewriteSettings.from_config(cfg),
+        )
 
 
 class Intake:
@@ -115,6 +131,7 @@ class Intake:
         self._hop_limit = settings.hopcount_limit
         self._size_limit = settings.message_size_limit
         self._always_add = settings.always_add_missing_headers
+        self._rewrite = settings.rewrite
 
     def new_queue_id(self, now: float) -> str:
         """A queue id that no message had before."""
@@ -155,11 +172,22 @@ class Intake:
             done(TOO_BIG)
             return
         content.insert(0, received)
+        sender = transaction.sender
+        rewrite = self._rewrite
+        if rewrite is not None:
+            if sender:
+                sender = canonical_sender(sender, rewrite)
+            for recipient in recipients:
+                if canonical_recipient(recipient.address, rewrite) is not recipient.address:
+                    recipients = [_complete_recipient(recipient, rewrite) for recipient in recipients]
+                    break
+        if len(recipients) > 1:
+            recipients = _without_duplicates(recipients)
         message = Message(
             Envelope(
                 queue_id,
                 transaction.arrival,
-                transaction.sender,
+                sender,
                 tuple(recipients),
                 size,
                 scan.flags,
@@ -261,3 +289,19 @@ class Intake:
                 return
         for resent, value in ids:
             self._log.write("cleanup", f"{queue_id}: {'resent-' if resent else ''}message-id={value}")
+
+
+def _complete_recipient(recipient: Recipient, rewrite: RewriteSettings) -> Recipient:
+    address = canonical_recipient(recipient.address, rewrite)
+    if address == recipient.address:
+        return recipient
+    return Recipient(address, recipient.orig_to or recipient.address, recipient.dsn_orcpt, recipient.dsn_notify)
+
+
+def _without_duplicates(recipients: list[Recipient]) -> list[Recipient]:
+    """A recipient that was given twice gets one copy, as with Postfix; upper and lower case are the same."""
+    seen: dict[tuple[str, str, int], Recipient] = {}
+    for recipient in recipients:
+        key = (recipient.address.lower(), recipient.orig_to.lower(), recipient.dsn_notify)
+        seen.setdefault(key, recipient)
+    return recipients if len(seen) == len(recipients) else list(seen.values())
