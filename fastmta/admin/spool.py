@@ -163,12 +163,17 @@ class Spool:
         found = self._listings.get(number)
         if found is None:
             directory = shard_directory(self.directory, number)
-            active = frozenset(self._active or ())
-            found = Listing(directory, active)
-            if not found.is_current and self._owner(number) is None and number not in self._opened:
-                found.close()
-                self._recover(number)
+            shard = self._opened.get(number)
+            if shard is not None:
+                shard.sync_index()
+                found = Listing(directory, index=shard.index)
+            else:
+                active = frozenset(self._active or ())
                 found = Listing(directory, active)
+                if not found.is_current and self._owner(number) is None:
+                    found.close()
+                    self._recover(number)
+                    found = Listing(directory, active)
             self._listings[number] = found
         return found
 
@@ -183,6 +188,9 @@ class Spool:
     def _open(self, number: int) -> Shard:
         shard = self._opened.get(number)
         if shard is None:
+            reading = self._listings.pop(number, None)
+            if reading is not None:
+                reading.close()
             shard = Shard(
                 shard_directory(self.directory, number), number, self._settings, self.problems.append, self._loop
             )

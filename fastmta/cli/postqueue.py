@@ -69,7 +69,8 @@ def show(tool: Tool, config: Config, *, as_json: bool) -> int:
     size = 0
     with _open(config) as spool:
         if spool.down:
-            tool.say(f"warning: Mail system is down -- accessing queue directly ({spool.why_down})")
+            why = f"Connect to the {config.get_str('mail_name')} showq service: {spool.why_down}"
+            tool.say(f"warning: Mail system is down -- accessing queue directly ({why})")
         first = True
         for entry in spool.entries():
             text = form.message(entry)

@@ -23,6 +23,7 @@ from fastmta.cli.tool import Fatal, Tool, become_owner, is_queue_id
 from fastmta.config import Config
 from fastmta.observe.log import Log
 from fastmta.queue.listing import ACTIVE, DEFERRED, HOLD, INCOMING
+from fastmta.queue.settings import QueueSettings
 
 USAGE: Final = (
     "postsuper [-c config_dir] [-d queue_id (delete)] [-e queue_id (expire)] [-f queue_id (expire and/or un-hold)] "
@@ -94,7 +95,7 @@ def _main(tool: Tool, argv: list[str]) -> int:
     journal = _Journal(tool, config)
     become_owner(config)
     try:
-        spool = Spool(config.queue_directory)
+        spool = Spool(config.queue_directory, QueueSettings.from_config(config))
     except SpoolError as error:
         raise Fatal(str(error)) from error
     counts: dict[str, int] = {}
@@ -109,6 +110,8 @@ def _main(tool: Tool, argv: list[str]) -> int:
             if wanted and "ALL" not in wanted:
                 for name in wanted:
                     run.some(action, (line.rstrip("\n") for line in sys.stdin) if name == "-" else [name])
+    for problem in spool.problems:
+        tool.say(f"warning: {problem}")
     for op, text in TOTALS:
         if op in counts:
             journal.tell(f"{text}: {counts[op]} message{'' if counts[op] == 1 else 's'}")

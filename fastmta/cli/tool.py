@@ -1,12 +1,13 @@
 """How the programs named after Postfix's begin and end: options, configuration, identity, messages, exit status.
 
 Used by postqueue, mailq, postsuper, postcat and qshape. They say what Postfix's programs say, "postsuper: fatal: ..."
-on stderr, with their exit statuses. `Fatal` ends a program from anywhere; `run` turns it, and a reader of ours that went
-away (a closed pipe, as in `mailq | head`), into an exit status.
+on stderr, with their exit statuses. `Fatal` ends a program from anywhere; `run` turns it, and a reader of ours that
+went away (a closed pipe, as in `mailq | head`), into an exit status.
 """
 
 from __future__ import annotations
 
+import codecs
 import getopt
 import os
 import sys
@@ -97,6 +98,8 @@ class Tool:
 
 def become_owner(config: Config) -> None:
     """Stop being root: the queue is mail_owner's, and what we make there must be, too."""
+    for name in ("ascii", "latin_1"):  # loaded when first used, from files that mail_owner may not be able to read
+        codecs.lookup(name)
     identity.find(config.get_str("mail_owner")).assume()
 
 

@@ -80,11 +80,16 @@ def shards_in(queue_directory: Path) -> list[int]:
 class Listing:
     """One shard, open for reading. active: the queue ids that its owner has in its active queue."""
 
-    def __init__(self, directory: Path, active: Collection[str] = frozenset()) -> None:
-        """A shard without an index is an empty one."""
+    def __init__(
+        self, directory: Path, active: Collection[str] = frozenset(), index: queue_index.Index | None = None
+    ) -> None:
+        """A shard without an index is an empty one. index: the owner's, where that is this process: LMDB wants one."""
         self.directory = directory
         self._active = active
-        self._index: queue_index.Index | None = None
+        self._index = index
+        self._borrowed = index is not None
+        if index is not None:
+            return
         try:
             self._index = queue_index.Index(directory / "index", _MAP_SIZE, read_only=True)
         except (FileNotFoundError, lmdb.NotFoundError):
@@ -95,9 +100,9 @@ class Listing:
 
     def close(self) -> None:
         """Close it."""
-        if self._index is not None:
+        if self._index is not None and not self._borrowed:
             self._index.close()
-            self._index = None
+        self._index = None
 
     @property
     def is_current(self) -> bool:
