@@ -1,10 +1,10 @@
 """Is a recipient ours, so that anybody may send to it? And is an envelope address one that can be routed at all?
 
 The relay guard: called by access/restrictions.py (reject_unauth_destination and its kin) and, for the syntax of
-addresses that are not plain, by the machine. An address is taken to where mail for it would really go: address.resolve unwinds
-source routes, user%site@here, site!user and quoted user@site. What still has another destination inside its local part
-(user%site@relay.example) is nobody's but mynetworks'. Nothing is raised. trivial-rewrite(8), smtpd_check.c's
-permit_auth_destination: allow_untrusted_routing.
+addresses that are not plain, by the machine. An address is taken to where its mail would really go: address.resolve
+unwinds source routes, user%site@here, site!user and quoted user@site. What still has another destination inside its
+local part (user%site@relay.example) is for mynetworks only. Nothing is raised. trivial-rewrite(8), postconf(5):
+allow_untrusted_routing, permit_auth_destination.
 """
 
 from __future__ import annotations
@@ -33,13 +33,10 @@ class Resolving(Protocol):
 class Destinations:
     """Answers for one configuration; what a plain address answers depends on its domain alone and is kept."""
 
-    def __init__(
-        self, resolver: Resolving, complete: Callable[[str], str], allow_untrusted_routing: bool = False
-    ) -> None:
+    def __init__(self, resolver: Resolving, complete: Callable[[str], str]) -> None:
         """complete: address.rewrite.canonical with its settings."""
         self._resolver = resolver
         self._complete = complete
-        self._allow_routing = allow_untrusted_routing
         self._known: dict[str, bool] = {}
 
     def is_authorized(self, recipient: str) -> bool:
@@ -60,7 +57,7 @@ class Destinations:
             return False
         local, _, domain = resolved.recipient.rpartition("@")
         kind = self._resolver.domain_class(domain)
-        if not self._allow_routing and not _ROUTING.isdisjoint(local):
+        if not _ROUTING.isdisjoint(local):
             return False
         return kind in (CLASS_LOCAL, CLASS_RELAY)
 

@@ -1,4 +1,4 @@
-"""Is a name that a client gave a host name, and a full one? For the restrictions reject_non_fqdn_* and reject_invalid_*.
+"""Is a name that a client gave a host name, and a full one? For the restrictions reject_non_fqdn_ and reject_invalid_.
 
 Pure functions; nothing is raised. smtpd(8), postconf(5).
 """

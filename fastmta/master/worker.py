@@ -19,9 +19,10 @@ from typing import Any, Final
 
 import uvloop
 
+from fastmta.access.compiler import AccessCompiler
 from fastmta.address.resolve import Resolver as AddressResolver
 from fastmta.address.resolve import ResolveSettings
-from fastmta.address.rewrite import RewriteSettings
+from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.admin.control import ControlServer, ControlSettings
 from fastmta.bounce.bouncer import Bouncer, BounceSettings
 from fastmta.cleanup.intake import Intake, IntakeSettings
@@ -83,16 +84,8 @@ class Worker:
             matchlist.for_parameter(cfg, "relay_domains").match_domain,
             own.match_address,
         )
-        intake_settings = IntakeSettings(
-            myhostname=cfg.get_str("myhostname"),
-            mail_name=cfg.get_str("mail_name"),
-            hopcount_limit=cfg.get_int("hopcount_limit"),
-            message_size_limit=cfg.get_int("message_size_limit"),
-            line_length_limit=cfg.get_int("line_length_limit"),
-            always_add_missing_headers=cfg.get_bool("always_add_missing_headers"),
-        )
         self.intake = Intake(
-            intake_settings, self.store, self.log, self._admit, lambda error: isinstance(error, QueueFull), own.match_address
+            IntakeSettings.from_config(cfg), self.store, self.log, self._admit, lambda error: isinstance(error, QueueFull), own.match_address
         )
         self.bouncer = Bouncer(BounceSettings.from_config(cfg), self.intake, self.store, self.log)
         self.active = Active(
@@ -108,13 +101,15 @@ class Worker:
         )
         self.operations = Operations(self.active, self.store)
         self.agents = self._build_agents(cfg, frozenset(cfg.own_addresses))
+        rewrite = _resolve_settings(cfg).rewrite
         context = WorkerContext(
             loop=loop,
             log=self.log,
             intake=self.intake,
             shared=assignment.shared,
             names=names,
-            domain_class=self.addresses.domain_class,
+            access=AccessCompiler(self.addresses, lambda address: canonical(address, rewrite)),
+            has_room=lambda size: self.store.has_space(),
         )
         self.services = [
             (SmtpdService(cfg.for_service(service), service, context), sockets) for service, sockets in assignment.listeners

@@ -10,6 +10,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from fastmta.config import Config
+
 
 class Subject(Protocol):
     """What a check may look at: the state of a session."""
@@ -52,3 +54,13 @@ class Checks(msgspec.Struct, frozen=True, eq=False):
     vrfy: Check | None = None
     data: Check | None = None
     end_of_data: Check | None = None
+
+
+class Access(Protocol):
+    """What access/ gives to the services of a worker."""
+
+    def checks(self, cfg: Config, warn: Callable[[str], None]) -> Checks:
+        """Compile the lists of a service. warn logs when one is reached that cannot be used. Raises ConfigError."""
+
+    def parse_mailbox(self, token: bytes, strict: bool) -> str | None:
+        """An address that is not plain, in internal form; None where it is none or cannot be routed."""

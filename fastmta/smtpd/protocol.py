@@ -26,6 +26,7 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_credit",
+        "_ending",
         "_reason",
         "_stuck",
         "active",
@@ -47,6 +48,7 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
         self.eof = False
         self._credit = 0.0
         self._stuck = False
+        self._ending = False
         self._reason = lines.LOST_CONNECTION
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,6 +119,8 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
                 self._hold_back()
         elif self.eof:
             self.transport.close()
+        elif self._ending:
+            self.shut_down()
         elif self._stuck:
             self._stuck = False
             self.transport.resume_reading()
@@ -168,7 +172,8 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
             self._say_goodbye(b"421 4.4.2 %b Error: timeout exceeded\r\n", lines.TIMEOUT)
 
     def shut_down(self) -> None:
-        """The server stops. What is being written to the queue gets its answer."""
+        """The server stops. What is being written to the queue gets its answer first."""
+        self._ending = True
         if not self.transport.is_closing() and not self.session.waits_for_queue:
             self._say_goodbye(b"421 4.3.2 %b Service shutting down\r\n", "")
 

@@ -11,12 +11,11 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-import msgspec
-
 from fastmta._ext.smtpserver import ReadBuffer
 from fastmta.config import Config, Service
+from fastmta.net.tls import server_context
 from fastmta.smtpd import settings as smtpd_settings
-from fastmta.smtpd.checks import Checks
+from fastmta.smtpd.checks import Access
 from fastmta.smtpd.protocol import SmtpdProtocol
 from fastmta.smtpd.transaction import Intake
 from fastmta.smtpd.wheel import Wheel
@@ -68,6 +67,13 @@ class ClientCounter(Protocol):
         """One more handshake; returns the rate."""
 
 
+class ClientTable(Protocol):
+    """_ext.shared.SharedTable."""
+
+    def client(self, service: str, address: str) -> ClientCounter:
+        """One more connection."""
+
+
 class LineLog(Protocol):
     """The part of observe.log.Log that is needed."""
 
@@ -77,32 +83,40 @@ class LineLog(Protocol):
     def warning(self, service: str, text: str) -> None:
         """Log a warning."""
 
+    def panic(self, service: str, text: str) -> None:
+        """Log a bug of ours."""
 
-class SmtpdContext(msgspec.Struct, frozen=True, eq=False):
-    """What a worker lends to its smtpd services.
 
-    count_client(service_name, address) counts a connection; names looks up clients; parse_mailbox is
-    access.mailbox.Mailboxes.parse or its like; checks(cfg) compiles the restriction lists; tls_context(cfg) is
-    net.tls.server_context; has_room(size) tells whether queue_minfree allows a message of that size.
-    """
+class WorkerContext:
+    """What a worker lends to its smtpd services, and what these share."""
 
-    loop: asyncio.AbstractEventLoop
-    log: LineLog
-    intake: Intake
-    names: ClientNames
-    count_client: Callable[[str, str], ClientCounter]
-    parse_mailbox: Callable[[bytes, bool], str | None]
-    checks: Callable[[Config], Checks]
-    tls_context: Callable[[Config], ssl.SSLContext | None]
-    wheel: Wheel
-    read_buffer: ReadBuffer
-    has_room: Callable[[int], bool] = lambda size: True
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        log: LineLog,
+        intake: Intake,
+        shared: ClientTable,
+        names: ClientNames,
+        access: Access,
+        has_room: Callable[[int], bool] = lambda size: True,
+    ) -> None:
+        """has_room(size): does queue_minfree allow a message of that size (0: not known)?"""
+        self.loop = loop
+        self.log = log
+        self.intake = intake
+        self.shared = shared
+        self.names = names
+        self.access = access
+        self.has_room = has_room
+        self.wheel = Wheel(loop.call_later)
+        self.read_buffer = ReadBuffer()
 
 
 class SmtpdService:
     """See above."""
 
-    def __init__(self, cfg: Config, service: Service, context: SmtpdContext) -> None:
+    def __init__(self, cfg: Config, service: Service, context: WorkerContext) -> None:
         """cfg is that of the service (Config.for_service)."""
         self.loop = context.loop
         self.intake = context.intake
@@ -110,22 +124,23 @@ class SmtpdService:
         self.wheel = context.wheel
         self.read_buffer = context.read_buffer
         self.has_room = context.has_room
-        self.checks = context.checks(cfg)
-        self.tls_context = context.tls_context(cfg) if smtpd_settings.tls_level(cfg) else None
         syslog_name = cfg.get_str("syslog_name")
+        self._ident = "smtpd" if syslog_name == "postfix" else f"{syslog_name}/smtpd"
+        self._log = context.log
+        self._shared = context.shared
+        self.tls_context = server_context(cfg) if smtpd_settings.tls_level(cfg) else None
+        self.checks = context.access.checks(cfg, self.warn)
         self.settings = smtpd_settings.read(
             cfg,
             service.name,
-            "smtpd" if syslog_name == "postfix" else f"{syslog_name}/smtpd",
-            context.parse_mailbox,
+            context.access.parse_mailbox,
             self.tls_context is not None,
             self.checks.data is not None,
         )
         self.line_length_limit = cfg.get_int("line_length_limit")
         self.sessions: set[SmtpdProtocol] = set()
-        self._context = context
         self._tasks: set[asyncio.Task[None]] = set()
-        self._empty: asyncio.Event | None = None
+        self._on_end: Callable[[], None] | None = None
 
     def protocol(self) -> SmtpdProtocol:
         """For create_server."""
@@ -133,21 +148,21 @@ class SmtpdService:
 
     def counter(self, address: str) -> ClientCounter:
         """Count a connection of this client."""
-        return self._context.count_client(self.settings.service_name, address)
+        return self._shared.client(self.settings.service_name, address)
 
     # -- the log
 
     def write(self, line: str) -> None:
         """Log a line."""
-        self._context.log.write(self.settings.syslog_service, line)
+        self._log.write(self._ident, line)
 
     def warn(self, text: str) -> None:
         """Log a warning."""
-        self._context.log.warning(self.settings.syslog_service, text)
+        self._log.warning(self._ident, text)
 
     def panic(self, text: str) -> None:
         """Log a bug of ours."""
-        self._context.log.write(self.settings.syslog_service, f"panic: {text}")
+        self._log.panic(self._ident, text)
 
     # -- what has to be awaited
 
@@ -188,16 +203,15 @@ class SmtpdService:
 
     def session_ended(self) -> None:
         """From a protocol."""
-        if self._empty is not None and not self.sessions:
-            self._empty.set()
+        if self._on_end is not None:
+            self._on_end()
 
-    def shut_down(self) -> None:
-        """421 to every session but those whose message is being written."""
+    def drain(self, on_end: Callable[[], None]) -> None:
+        """No more connections will come; on_end is called after each session that ends."""
+        self._on_end = on_end
+
+    def stop(self, on_end: Callable[[], None]) -> None:
+        """The same, and 421 to every session but those whose message is being written: these end after their answer."""
+        self._on_end = on_end
         for protocol in list(self.sessions):
             protocol.shut_down()
-
-    async def drained(self) -> None:
-        """Wait until all sessions are gone."""
-        if self.sessions:
-            self._empty = asyncio.Event()
-            await self._empty.wait()

@@ -36,14 +36,12 @@ _EHLO_KEYWORDS: Final = frozenset(
         *("size", "smtputf8", "starttls", "verp", "vrfy", "xclient", "xforward"),
     )
 )
-)
 
 
 class SmtpdSettings(msgspec.Struct, frozen=True, eq=False):
     """Names are those of main.cf, without smtpd_ where all have it."""
 
     service_name: str
-    syslog_service: str
     myhostname: str
     banner: bytes
     ehlo: bytes  # the reply to EHLO in plaintext
@@ -102,7 +100,6 @@ def tls_level(cfg: Config) -> int:
 def read(
     cfg: Config,
     service_name: str,
-    syslog_service: str,
     parse_mailbox: Callable[[bytes, bool], str | None],
     has_certificate: bool,
     ask_data: bool,
@@ -164,7 +161,6 @@ def read(
     offered = [text for keyword, text in keywords if text and keyword not in discard]
     return SmtpdSettings(
         service_name=service_name,
-        syslog_service=syslog_service,
         myhostname=myhostname,
         banner=b"220 " + _encode(cfg.get_str("smtpd_banner")) + b"\r\n",
         ehlo=_reply("250", [myhostname, *offered]),
