@@ -58,6 +58,10 @@ class Behind:
         """Whether somebody has that message."""
         return queue_id in self.loaded or (queue_id in self.fresh and queue_id not in self.parked)
 
+    def is_changing(self, queue_id: str) -> bool:
+        """Whether the index does not have its latest state."""
+        return queue_id in self.fresh or queue_id in self.parked or queue_id in self._changed
+
     @property
     def idle(self) -> bool:
         """Whether the index has everything."""

@@ -283,17 +283,20 @@ class Index:
         with self._env.begin() as txn, txn.cursor(db=self._entries) as cursor:
             return cursor.key() if cursor.last() else b""
 
-    def in_segment(self, segment: int, limit: int) -> list[Entry]:
-        """Up to limit entries that need that segment."""
+    def in_segment(self, segment: int, after: bytes, limit: int) -> list[tuple[bytes, Entry]]:
+        """Up to limit entries that need that segment, with keys above `after`."""
         key = segment.to_bytes(4, "big")
-        found: list[Entry] = []
+        found: list[tuple[bytes, Entry]] = []
         with self._reader() as txn, txn.cursor(db=self._places) as cursor:
-            more = cursor.set_key(key)
+            more = cursor.set_range_dup(key, after) if after else cursor.set_key(key)
+            if more and cursor.value() == after:
+                more = cursor.next_dup()
             while more and len(found) < limit:
-                sealed = txn.get(cursor.value(), db=self._entries)
+                number = cursor.value()
+                sealed = txn.get(number, db=self._entries)
                 if sealed is None:
                     raise IndexDamaged("a place has no entry")
-                found.append(unseal(sealed))
+                found.append((number, unseal(sealed)))
                 self._reads += 1
                 more = cursor.next_dup()
         return found

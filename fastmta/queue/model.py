@@ -64,6 +64,17 @@ def state_of(message: Message) -> State | None:
     return State(message.flags, message.next_attempt, message.attempts, message.done, message.deferred)
 
 
+def copy_state(message: Message) -> State:
+    """The state of a message as it is now, whatever becomes of the message."""
+    return State(
+        message.flags,
+        message.next_attempt,
+        message.attempts,
+        None if message.done is None else bytearray(message.done),
+        None if message.deferred is None else dict(message.deferred),
+    )
+
+
 def message_of(entry: Entry, shard: int) -> Message:
     """The message of an index entry, its content still on disk."""
     place = Place(entry.segment, entry.offset, entry.length)

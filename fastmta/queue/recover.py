@@ -139,7 +139,12 @@ class Recovery:
         self.index = Index(self._directory, self._settings.index_map_size)
         self._opened = True
         meta = self.index.meta()
-        if meta is None or meta.version != VERSION or not (meta.clean or meta.boot_id == self._boot_id):
+        if (
+            meta is None
+            or meta.segment > self._limit[0]
+            or meta.version != VERSION
+            or not (meta.clean or meta.boot_id == self._boot_id)
+        ):
             return 0, 0
         with self.index:
             self.index.set_meta(Meta(VERSION, self._boot_id, meta.segment, meta.offset))

@@ -23,14 +23,15 @@ from typing import Final, TypeAlias, TypeVar
 
 from fastmta._ext.commit import CommitThread
 from fastmta._ext.records import MESSAGE, OUTCOME
-from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
+from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message, Place
 from fastmta.queue.behind import Behind
 from fastmta.queue.chores import Chore, Chores, Loop
 from fastmta.queue.errors import Damaged, QueueFailed, QueueFull, QueueLocked
 from fastmta.queue.ids import FIRST_SERIAL, Serials
 from fastmta.queue.giving import Giving
 from fastmta.queue.index import Index, IndexDamaged
-from fastmta.queue.model import State, encode, state_of
+from fastmta.queue.model import State, copy_state, encode, state_of
+from fastmta.queue.reclaim import Reclaim
 from fastmta.queue.recover import Recovery
 from fastmta.queue.segments import Segments
 from fastmta.queue.settings import QueueSettings
@@ -72,6 +73,7 @@ class Shard:
         self._boot_id = boot_id()
         self.behind = Behind(self.segments, self._boot_id)
         self.giving = Giving(self.behind, number)
+        self.reclaim = Reclaim(self)
         self.recovery: Recovery | None = None
         self.failed: QueueFailed | None = None
         self._loop = loop
@@ -79,6 +81,7 @@ class Shard:
         self._lock = -1
         self._kick_pending = False
         self._collected = 0
+        self._put_back = False
         self._free = 0
         self._full_since = 0.0
         self._content_bytes = 0
@@ -131,6 +134,8 @@ class Shard:
             if self.recovery is None and not self.log.failed:
                 try:
                     self.behind.everything(self.index, clean=True)
+                    if self.index.count() == 0:
+                        self.reclaim.clear()
                     self.index.sync()
                 except Exception as error:  # the log has it all
                     self.notify(f"queue shard {self.number}: index not brought up to date: {error}")
@@ -195,7 +200,16 @@ class Shard:
             return
         content = message.content
         assert content is not None
-        self.log.message(MESSAGE, encode((message.envelope, state_of(message))), content, (message, done))
+        self.submit(MESSAGE, encode((message.envelope, state_of(message))), content, (message, done))
+
+    def submit(
+        self, kind: int, meta: bytes, content: list[bytes], token: tuple[Message | None, Callable[..., None]]
+    ) -> None:
+        """Hand a record to the commit thread, which begins at the end of this turn of the loop.
+
+        token: (message, done) for a new message; (None, moved) for one that moves: moved(place, error).
+        """
+        self.log.message(kind, meta, content, token)
         if not self._kick_pending:
             self._kick_pending = True
             self._loop.call_soon(self._kick)
@@ -209,7 +223,7 @@ class Shard:
         self._kick_pending = False
         self.log.kick()
 
-    def _hurry(self) -> int:
+    def hurry(self) -> int:
         """Get going what has gathered; returns the last batch that must be waited for."""
         sequence = self.log.last_sequence
         self.log.kick()
@@ -234,13 +248,9 @@ class Shard:
     def _record(self, message: Message) -> int:
         place = message.place
         assert place is not None
-        state = State(
-            message.flags,
-            message.next_attempt,
-            message.attempts,
-            None if message.done is None else bytearray(message.done),
-            None if message.deferred is None else dict(message.deferred),
-        )
+        state = copy_state(message)
+        if self.reclaim.moving and message.envelope.queue_id in self.reclaim.moving:
+            self.reclaim.moving[message.envelope.queue_id] = "changed"
         sequence = self.log.record(OUTCOME, encode((message.envelope.queue_id, place.segment, state)))
         self._notes.setdefault(sequence, []).append((message, state))
         return sequence
@@ -252,27 +262,67 @@ class Shard:
             return
         behind = self.behind
         queue_id = message.envelope.queue_id
-        home = place.segment
-        if behind.fresh.pop(queue_id, None) is None:
-            if queue_id in behind.removing:
-                return
-            behind.loaded.pop(queue_id, None)
-            behind.parked.pop(queue_id, None)
-            behind.removing.add(queue_id)
-            sequence = self.log.remove(queue_id, home)
-            self._removed.setdefault(sequence, []).append(queue_id)
-        else:
-            if behind.parked:
-                behind.parked.pop(queue_id, None)
-            sequence = self.log.remove(queue_id, home)
-        message.place = None
-        self.segments.count_out(home, place.length)
         if message.content is not None:
             self._content_bytes -= place.length
+        message.place = None
+        if behind.parked:
+            behind.parked.pop(queue_id, None)
+        if behind.fresh.pop(queue_id, None) is None:
+            behind.loaded.pop(queue_id, None)
+            behind.removing.add(queue_id)
+            if queue_id in self.reclaim.moving:
+                self.reclaim.moving[queue_id] = "removed"
+            else:
+                self.bury(queue_id, place)
+            return
+        home = place.segment
+        sequence = self.log.remove(queue_id, home)
+        self.segments.count_out(home, place.length)
         tombs = self._tombs.get(sequence)
         if tombs is None:
             tombs = self._tombs[sequence] = {}
         tombs[home] = tombs.get(home, 0) + 1
+
+    def bury(self, queue_id: str, place: Place) -> None:
+        """Write the tombstone of a message that is in the index."""
+        self.segments.count_out(place.segment, place.length)
+        self._removed.setdefault(self.carry(queue_id, place.segment), []).append(queue_id)
+
+    def carry(self, queue_id: str, home: int) -> int:
+        """Write a tombstone; returns its batch."""
+        sequence = self.log.remove(queue_id, home)
+        tombs = self._tombs.setdefault(sequence, {})
+        tombs[home] = tombs.get(home, 0) + 1
+        return sequence
+
+    def rewrite(self, message: Message) -> None:
+        """Write its state anew, so that the former OUTCOME is not needed."""
+        sequence = self._record(message)
+        if not self.behind.is_held(message.queue_id):
+            self.behind.parked[message.queue_id] = (message, sequence)
+            self.giving.parked(message)
+
+    def moved(self, message: Message, place: Place, changed: bool) -> None:
+        """It has a new home; changed: its state was recorded for the old one meanwhile."""
+        sequence = self._collected
+        self.behind.note_state(message, place.segment, copy_state(message), sequence)
+        if changed:
+            sequence = self._record(message)
+        if not self.behind.is_held(message.queue_id):
+            self.behind.parked[message.queue_id] = (message, sequence)
+            self.giving.parked(message)
+
+    def give_up(self, message: Message) -> None:
+        """What is on disk is not what was written: set it aside, report it, take it out of the queue."""
+        place = message.place
+        assert place is not None
+        self.segments.set_aside(place.segment, place.offset, place.length, f"{message.queue_id}: damaged message")
+        self.remove(message)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether state changes wait for a second attempt to write them."""
+        return self._put_back
 
     def _completed(self) -> None:
         """The commit thread has news."""
@@ -321,6 +371,7 @@ class Shard:
 
     def _settle(self, sequence: int, segment: int, riders_error: int) -> None:
         """What rode in that batch is durable, or rides in the next one."""
+        self._put_back = riders_error != 0
         if riders_error:
             _again(self._notes, sequence)
             _again(self._removed, sequence)
@@ -359,8 +410,7 @@ class Shard:
                 raise
             record = None
         if record is None:
-            self.segments.set_aside(place.segment, place.offset, place.length, f"{message.queue_id}: damaged message")
-            self.remove(message)
+            self.give_up(message)
             raise Damaged(f"{message.queue_id}: damaged in the queue")
         content = [record[2]]
         if self._content_bytes + place.length <= self.settings.memory_budget and self.behind.is_held(message.queue_id):
@@ -496,14 +546,14 @@ class Shard:
 
     def tick(self) -> None:
         """To be called every settings.index_interval seconds."""
-        if self.index is not None and not self._chores.busy and not self.behind.idle:
+        if self.index is not None and not self._chores.busy and (not self.behind.idle or self.reclaim.due()):
             self._chores.add(self._cycle(self.index))
 
     def sync_index(self) -> None:
         """All state so far becomes visible to readers of the index; waits for one sync of the log."""
         if self.index is None:
             return
-        self._wait(self._hurry())
+        self._wait(self.hurry())
         if not self._chores.busy:
             self.behind.everything(self.index, clean=False)
             return
@@ -521,8 +571,11 @@ class Shard:
 
     def _cycle(self, index: Index) -> Chore:
         try:
-            yield from self.behind.cycle(index, self._hurry)
+            yield from self.behind.cycle(index, self.hurry)
+            if self.reclaim.due():
+                yield from self.reclaim.run(index)
         except IndexDamaged as error:
             self._loop.call_soon(self._index_lost, error)
-            return
+        except OSError as error:
+            self.notify(f"queue shard {self.number}: cannot reclaim space: {error}")
         index.trim(5000)
