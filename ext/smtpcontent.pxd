@@ -1,6 +1,6 @@
 """Contract of the content reader: see smtpcontent.pyx."""
 
-cpdef enum BareLf:
+cdef enum BareLf:
     LF_IS_CRLF = 0
     LF_NORMALIZE = 1
     LF_REJECT = 2

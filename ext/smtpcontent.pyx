@@ -38,6 +38,12 @@ cdef extern from "smtpscan.h" nogil:
     void fm_scan_lines(const unsigned char *p, size_t n, size_t limit, int dots, fm_scan *out)
     int fm_has_8bit(const unsigned char *p, size_t n)
 
+# the values of bare_lf, for Python; a sum of the last three
+BARE_LF_ALLOWED = LF_IS_CRLF
+BARE_LF_NORMALIZE = LF_NORMALIZE
+BARE_LF_REJECT = LF_REJECT
+BARE_LF_NOTE = LF_NOTE
+
 # as in fastmta.model.envelope
 cdef enum:
     CONTENT_8BIT = 1

@@ -1,6 +1,6 @@
 from typing import Final
 
-LF_IS_CRLF: Final = 0
-LF_NORMALIZE: Final = 1
-LF_REJECT: Final = 2
-LF_NOTE: Final = 4
+BARE_LF_ALLOWED: Final = 0
+BARE_LF_NORMALIZE: Final = 1
+BARE_LF_REJECT: Final = 2
+BARE_LF_NOTE: Final = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from fastmta._ext.smtpserver import CLOSE, SLEEP, TLS, peek_input
 from fastmta.observe import lines
@@ -53,8 +53,7 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Find out who it is, and greet."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)
         service = self.service
         peer = transport.get_extra_info("peername") or ("unknown", 0)
         address = peer[0].partition("%")[0]

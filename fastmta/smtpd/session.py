@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fastmta._ext import smtpserver as machine
-from fastmta._ext.smtpcontent import LF_IS_CRLF, LF_NOTE
+from fastmta._ext.smtpcontent import BARE_LF_ALLOWED, BARE_LF_NOTE
 from fastmta._ext.smtpserver import SmtpServer
 from fastmta.model.envelope import Origin, Recipient
 from fastmta.observe import lines
@@ -142,7 +142,7 @@ class Session:
         service.write(lines.connect(self.client))
         self.in_mynetworks = settings.mynetworks.match_host(name, address)
         if settings.bare_newline and settings.bare_newline_exclusions.match_host(name, address):
-            self.machine.bare_lf = LF_IS_CRLF
+            self.machine.bare_lf = BARE_LF_ALLOWED
         if settings.counts_clients:
             refusal = self._count_connection()
             if refusal is not None:
@@ -180,7 +180,7 @@ class Session:
             if where != "END-OF-MESSAGE" or reason != lines.LOST_CONNECTION:
                 service.write(lines.lost_connection(reason, where, self.client, received))
         text = lines.disconnect(self.client, self.machine.counters())
-        if service.settings.bare_newline & LF_NOTE and self.machine.saw_bare_lf:
+        if service.settings.bare_newline & BARE_LF_NOTE and self.machine.saw_bare_lf:
             text += " notes=bare_lf"
         service.write(text)
         if self.counter is not None:

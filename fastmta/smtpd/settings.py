@@ -10,18 +10,18 @@ from typing import Final
 
 import msgspec
 
-from fastmta._ext.smtpcontent import LF_IS_CRLF, LF_NORMALIZE, LF_NOTE, LF_REJECT
+from fastmta._ext.smtpcontent import BARE_LF_ALLOWED, BARE_LF_NORMALIZE, BARE_LF_NOTE, BARE_LF_REJECT
 from fastmta._ext.smtpserver import Limits
 from fastmta.config import Config, ConfigError
 from fastmta.tables.matchlist import MatchList, for_parameter
 
 # smtpd_forbid_bare_newline
 BARE_NEWLINE: Final = {
-    "no": LF_IS_CRLF,
-    "yes": LF_NORMALIZE,
-    "normalize": LF_NORMALIZE,
-    "reject": LF_NORMALIZE | LF_REJECT,
-    "note": LF_NORMALIZE | LF_NOTE,
+    "no": BARE_LF_ALLOWED,
+    "yes": BARE_LF_NORMALIZE,
+    "normalize": BARE_LF_NORMALIZE,
+    "reject": BARE_LF_NORMALIZE | BARE_LF_REJECT,
+    "note": BARE_LF_NORMALIZE | BARE_LF_NOTE,
 }
 
 TLS_NONE: Final = 0
