@@ -60,7 +60,8 @@ cdef class SmtpClient:
     cdef int always_ehlo
     cdef int discard
     cdef Py_ssize_t line_limit
-    cdef bint rset_due
+    cdef bint prefetch
+    cdef bint holding
     # Input: an unfinished line, the lines of an unfinished reply
     cdef bytes tail
     cdef bint skipping
@@ -80,7 +81,7 @@ cdef class SmtpClient:
     cdef int put_mail(self, Transaction tx) except -1
     cdef int put_rcpt(self, Transaction tx, int number) except -1
     cdef int flush(self) except -1
-    cdef int begin(self) except -1
+    cdef int begin(self, Transaction tx) except -1
     cdef int line(self, const char* text, Py_ssize_t size) except -1
     cdef int on_reply(self, int code, const char* text, Py_ssize_t size) except -1
     cdef int on_handshake_reply(self, int code, const char* text, Py_ssize_t size) except -1

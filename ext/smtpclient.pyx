@@ -18,8 +18,8 @@ With LMTP each accepted recipient has its own reply after "." (RFC 2033 section 
     refused(reply)             greeting or HELO was not: the session is over
     starttls_reply(reply)      reply to STARTTLS; 2xx: the handler starts TLS, then calls tls_started(write)
     transaction_done(tx)       tx.reply (all recipients alike) or tx.replies (one each) is final
-    send_body(chunks)          content that is too big for one buffer: to be sent, in order, with ".CRLF" at its end
-    drained() -> bool          was all that was given to write handed to the kernel?
+    content_due()              (with prefetch) content goes out next: submit() may be called for the transaction to come
+    send_body(chunks, end)     content that is too big for one buffer: to be sent, in order, with `end` behind it
     garbage(text)              a line that is no reply (it is skipped)
     too_long(text)             a reply line longer than the limit (its rest is skipped)
     bad_size(text)             a SIZE limit that is no number
@@ -135,7 +135,7 @@ cdef class Transaction:
 cdef class SmtpClient:
     """One connection's machine. helo_name is ASCII; discard is a sum of FEATURE_* to ignore in the EHLO reply;
     always_ehlo: 1 = always, 0 = if the greeting has "ESMTP", -1 = never; line_limit bounds reply lines and what is kept of
-    a multi-line reply, in bytes."""
+    a multi-line reply, in bytes; prefetch: ask for the next transaction before content goes out."""
 
     def __cinit__(self):
         self.space = 1024
@@ -146,13 +146,14 @@ cdef class SmtpClient:
     def __dealloc__(self):
         free(self.buffer)
 
-    def __init__(self, handler, bytes helo_name, *, bint lmtp=False, int discard=0, int always_ehlo=1, Py_ssize_t line_limit=2048):
+    def __init__(self, handler, bytes helo_name, *, bint lmtp=False, int discard=0, int always_ehlo=1, Py_ssize_t line_limit=2048, bint prefetch=False):
         self.handler = handler
         self.helo_name = helo_name
         self.lmtp = lmtp
         self.discard = discard
         self.always_ehlo = always_ehlo
         self.line_limit = line_limit
+        self.prefetch = prefetch
         self.state = S_NEW
         self.peer_name = self.greeting_name = ""
 
@@ -184,24 +185,26 @@ cdef class SmtpClient:
         self.pipelining = (self.features & F_PIPELINING) != 0
 
     def submit(self, envelope, list recipients, list content):
-        """Begin a transaction; allowed when idle, in transaction_done(), and while the final reply of the one before is
-        awaited (then its replies follow that one's; only where PIPELINING is offered)."""
+        """Begin a transaction; allowed when idle, in transaction_done(), and in content_due() (then its commands go out behind
+        the content, and its replies follow that transaction's)."""
         cdef Transaction tx = Transaction.__new__(Transaction)
         tx.envelope = envelope
         tx.recipients = recipients
         tx.content = content
         tx.total = <int>len(recipients)
         if self.state == S_IDLE:
+            self.begin(tx)
             self.transaction = tx
             self.state = S_MAIL
-            self.begin()
+            self.flush()
         elif self.state == S_RSET:
-            self.transaction = tx
             if self.pipelining:
-                self.begin()
-        elif self.state == S_DOT and self.pipelining and self.upcoming is None:
+                self.begin(tx)
+                self.flush()
+            self.transaction = tx
+        elif self.holding and self.upcoming is None:
+            self.begin(tx)
             self.upcoming = tx
-            self.begin_with(tx)
         else:
             raise RuntimeError("submit() is not possible in state %d" % self.state)
         return tx
@@ -222,12 +225,9 @@ cdef class SmtpClient:
 
     # Commands
 
-    cdef int begin(self) except -1:
-        self.begin_with(self.transaction)
-        return 0
-
-    def begin_with(self, Transaction tx):
-        """Send the commands of a transaction: all of them, or the first."""
+    cdef int begin(self, Transaction tx) except -1:
+        """Write the commands of a transaction into the buffer: all of them, or the first."""
+        cdef Py_ssize_t before = self.filled
         cdef int i
         try:
             self.put_mail(tx)
@@ -236,15 +236,9 @@ cdef class SmtpClient:
                     self.put_rcpt(tx, i)
                 self.put("DATA\r\n", 6)
         except ValueError:
-            self.filled = 0
-            if self.upcoming is tx:
-                self.upcoming = None
-            else:
-                self.transaction = None
-                if self.state == S_MAIL:
-                    self.state = S_IDLE
+            self.filled = before
             raise
-        self.flush()
+        return 0
 
     cdef int put(self, const char* data, Py_ssize_t size) except -1:
         cdef char* bigger
@@ -398,7 +392,7 @@ cdef class SmtpClient:
         return 0
 
     cdef int send_content(self) except -1:
-        """Content and final dot; a lone dot where no recipient was accepted."""
+        """Content and final dot, and the commands of the transaction to come; a lone dot where no recipient was accepted."""
         cdef Transaction tx = self.transaction
         cdef Py_ssize_t total = 3
         cdef Py_ssize_t size
@@ -408,10 +402,20 @@ cdef class SmtpClient:
         if tx.accepted == 0:
             self.write(b".\r\n")
             return 0
+        self.put(".\r\n", 3)
+        if self.prefetch and self.pipelining:
+            self.holding = True
+            try:
+                self.handler.content_due()
+            finally:
+                self.holding = False
+        total = self.filled
         for chunk in tx.content:
             total += PyBytes_GET_SIZE(chunk)
-        if total > ONE_BUFFER:
-            self.handler.send_body(tx.content)
+        if total - self.filled > ONE_BUFFER:
+            whole = PyBytes_FromStringAndSize(self.buffer, self.filled)
+            self.filled = 0
+            self.handler.send_body(tx.content, whole)
             return 0
         whole = PyBytes_FromStringAndSize(NULL, total)
         to = PyBytes_AS_STRING(whole)
@@ -419,7 +423,8 @@ cdef class SmtpClient:
             size = PyBytes_GET_SIZE(chunk)
             memcpy(to, PyBytes_AS_STRING(chunk), size)
             to += size
-        memcpy(to, b".\r\n", 3)
+        memcpy(to, self.buffer, self.filled)
+        self.filled = 0
         self.write(whole)
         return 0
 
@@ -513,7 +518,8 @@ cdef class SmtpClient:
             if tx is not None:
                 self.state = S_MAIL
                 if not self.pipelining:
-                    self.begin()
+                    self.begin(tx)
+                    self.flush()
             else:
                 self.state = S_IDLE
             if code // 100 != 2 or code == 421:

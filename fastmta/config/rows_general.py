@@ -172,6 +172,12 @@ _OURS: Final = (
     ),
     Parameter("fastmta_dns_timeout", TIME, "5s", 1, doc="wait for an answer before the next server is asked"),
     Parameter("fastmta_dns_cache_size", INT, "20000", 0, doc="answers kept per worker"),
+    Parameter(
+        "fastmta_smtp_pipeline_messages",
+        BOOL,
+        "yes",
+        doc="send the commands of the next message behind the content of the one before, where PIPELINING is offered",
+    ),
     Parameter("fastmta_queue_shards", INT, "16", 1, 4096, doc="folders that the queue is divided into, at most"),
     Parameter(
         "fastmta_queue_segment_size", SIZE, "67108864", 65536, doc="bytes at which a log file of the queue is closed"

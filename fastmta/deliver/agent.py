@@ -64,7 +64,7 @@ class Agent(Protocol):
 
     ident: str
 
-    def slot(self, slot: Slot) -> None:
+    def slot(self, slot: Slot, /) -> None:
         """Work on this slot until take() says None."""
 
     def close(self) -> None:

@@ -44,8 +44,11 @@ class Courier(Protocol):
     def transaction_done(self, connection: SmtpConnection, transaction: Transaction) -> None:
         """The server has answered for every recipient."""
 
-    def connection_failed(self, connection: SmtpConnection, trouble: Trouble) -> None:
-        """The connection broke, or the peer was silent for too long, while a transaction was under way."""
+    def content_due(self, connection: SmtpConnection) -> None:
+        """Content is about to be sent: now the next transaction may be submitted, to go out with it."""
+
+    def connection_failed(self, connection: SmtpConnection, trouble: Trouble, transaction: Transaction | None) -> None:
+        """The connection broke, or the peer was silent for too long, while this transaction was under way."""
 
 
 class Keeper(Protocol):
@@ -94,6 +97,7 @@ class SmtpConnection(asyncio.Protocol):
             discard=settings.discard_ehlo,
             always_ehlo=-1 if settings.never_send_ehlo else int(settings.always_send_ehlo),
             line_limit=settings.reply_line_limit,
+            prefetch=settings.pipeline_messages,
         )
 
     # Used by the owner
@@ -228,11 +232,12 @@ class SmtpConnection(asyncio.Protocol):
         self._paused = False
         self._pump()
 
-    def _fail(self, trouble: Trouble) -> None:
+    def _fail(self, trouble: Trouble, transaction: Transaction | None = None) -> None:
         courier = self.courier
         if courier is not None and self._step.done():
             self.spoiled = True
-            courier.connection_failed(self, trouble)
+            self.courier = None
+            courier.connection_failed(self, trouble, transaction or self.machine.transaction)
             self.abort()
             return
         if not self._step.done():
@@ -295,17 +300,22 @@ class SmtpConnection(asyncio.Protocol):
                 self.spoiled = True
                 reply = transaction.reply
                 if reply is None or reply.code // 100 == 2:
-                    self._fail(lost(self.host.peer, SENDING_BODY))
+                    self._fail(lost(self.host.peer, SENDING_BODY), transaction)
                     return
         courier = self.courier
         if courier is not None:
             courier.transaction_done(self, transaction)
 
-    def send_body(self, chunks: list[bytes]) -> None:
-        """Send content that is big."""
+    def content_due(self) -> None:
+        """The server waits for the content."""
+        if self.courier is not None:
+            self.courier.content_due(self)
+
+    def send_body(self, chunks: list[bytes], end: bytes) -> None:
+        """Send content that is big, and what comes after it."""
         self._big = True
         self._body = [memoryview(chunk)[at : at + PIECE] for chunk in chunks for at in range(0, len(chunk), PIECE)]
-        self._body.append(memoryview(b".\r\n"))
+        self._body.append(memoryview(end))
         self._body.reverse()
         self._pump()
 

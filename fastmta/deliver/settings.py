@@ -96,6 +96,7 @@ class SmtpSettings(msgspec.Struct, frozen=True):
     connection_cache_time_limit: float = 2.0
     connection_reuse_time_limit: float = 300.0
     connection_reuse_count_limit: int = 0
+    pipeline_messages: bool = True
     connect_timeout: float = 30.0
     helo_timeout: float = 300.0
     starttls_timeout: float = 300.0
@@ -207,6 +208,7 @@ def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
         connection_cache_time_limit=cfg.get_time(f"{p}_connection_cache_time_limit"),
         connection_reuse_time_limit=cfg.get_time(f"{p}_connection_reuse_time_limit"),
         connection_reuse_count_limit=cfg.get_int(f"{p}_connection_reuse_count_limit"),
+        pipeline_messages=cfg.get_bool("fastmta_smtp_pipeline_messages"),
         connect_timeout=cfg.get_time(f"{p}_connect_timeout"),
         helo_timeout=cfg.get_time(f"{p}_{hello}_timeout"),
         starttls_timeout=cfg.get_time(f"{p}_starttls_timeout"),

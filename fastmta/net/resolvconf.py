@@ -1,7 +1,7 @@
 """Where DNS questions go: resolv.conf(5), or fastmta_dns_servers.
 
-Called by master/worker.py once at start. A missing or unreadable file means the server of this machine, as the C library has it. Raises
-ValueError for a server in fastmta_dns_servers that is no address.
+Called by master/worker.py once at start. A missing or unreadable file means the server of this machine, as the C
+library has it. Raises ValueError for a server in fastmta_dns_servers that is no address.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -34,6 +35,32 @@ def parse_server(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise ValueError(f"bad port in DNS server: {text}")
     return str(ipaddress.ip_address(host)), int(port)
+
+
+class Parameters(Protocol):
+    """The part of config.Config that is needed here."""
+
+    def get_list(self, name: str) -> tuple[str, ...]:
+        """A list."""
+
+    def get_int(self, name: str) -> int:
+        """A number."""
+
+    def get_time(self, name: str) -> float:
+        """Seconds."""
+
+    def is_set(self, name: str) -> bool:
+        """Whether main.cf has it."""
+
+
+def read_dns_settings(cfg: Parameters, path: Path = Path("/etc/resolv.conf")) -> DnsSettings:
+    """The settings: those of main.cf where they are set, else of the file."""
+    settings = dns_settings(cfg.get_list("fastmta_dns_servers"), path)
+    return msgspec.structs.replace(
+        settings,
+        cache_size=max(1, cfg.get_int("fastmta_dns_cache_size")),
+        timeout=cfg.get_time("fastmta_dns_timeout") if cfg.is_set("fastmta_dns_timeout") else settings.timeout,
+    )
 
 
 def dns_settings(servers: Sequence[str] = (), path: Path = Path("/etc/resolv.conf")) -> DnsSettings:
