@@ -147,19 +147,20 @@ class Intake:
         recipients = transaction.recipients
         scan = self._scan
         scan.scan(content, self._line_limit)
+        seen = scan.seen
         tries = 0
         while scan.repairs and tries < 3:
             repair(content, scan)
             scan.scan(content, self._line_limit)
+            seen |= scan.seen  # a Resent-Bcc that was taken out still makes it a resent message
             tries += 1
         # The Received: header that goes in front counts as well
         if scan.hops + 1 >= self._hop_limit:
             self._log.warning("cleanup", f"{queue_id}: message rejected: hopcount exceeded")
             done(TOO_MANY_HOPS)
             return
-        seen = scan.seen
         if seen & SEEN_ALL != SEEN_ALL or seen & SEEN_RESENT:
-            self._complete(transaction, scan)
+            self._complete(transaction, scan, seen)
         elif scan.more_ids is None and scan.message_id is not None:
             self._log.write("cleanup", message_id(queue_id, scan.message_id))
         else:
@@ -253,23 +254,23 @@ class Intake:
         self._store.append(message, appended)
         return queue_id
 
-    def _complete(self, transaction: Transaction, scan: HeaderScan) -> None:
+    def _complete(self, transaction: Transaction, scan: HeaderScan, seen: int) -> None:
         """Log what identifies the message, and add what a message of our own clients must have."""
         queue_id = transaction.queue_id
         self._log_ids(queue_id, scan)
         adds = self._always_add or self._rewrites_for(transaction.origin.client_address)
-        resent = bool(scan.seen & SEEN_RESENT)
-        has_id = scan.seen & (SEEN_RESENT_MESSAGE_ID if resent else SEEN_MESSAGE_ID)
+        resent = bool(seen & SEEN_RESENT)
+        has_id = seen & (SEEN_RESENT_MESSAGE_ID if resent else SEEN_MESSAGE_ID)
         if adds and not has_id:
             made = new_message_id(queue_id, self._settings.myhostname, transaction.arrival)
             self._log.write("cleanup", f"{queue_id}: {'resent-' if resent else ''}message-id={made}")
-        elif scan.message_id is None and scan.resent_message_id is None:
+        if not seen & SEEN_MESSAGE_ID and (resent or not adds):
             self._log.write("cleanup", f"{queue_id}: message-id=<>")
         if not adds:
             return
         date = self._received.date(transaction.arrival)
         fields = missing_fields(
-            scan, transaction.sender, queue_id, self._settings.myhostname, transaction.arrival, date
+            seen, transaction.sender, queue_id, self._settings.myhostname, transaction.arrival, date
         )
         if not fields:
             return

@@ -46,11 +46,11 @@ def repair(content: list[bytes], scan: HeaderScan) -> None:
     content[0] = header + b"\r\n" + rest if scan.repairs & REPAIR_NO_BLANK else header + rest
 
 
-def missing_fields(scan: HeaderScan, sender: str, queue_id: str, myhostname: str, when: float, date: bytes) -> bytes:
+def missing_fields(seen: int, sender: str, queue_id: str, myhostname: str, when: float, date: bytes) -> bytes:
     """The header fields that a message of our own clients must have and lacks: Message-Id, Date, From, or their
     Resent-s.
     """
-    seen, prefix = scan.seen, b""
+    prefix = b""
     if seen & SEEN_RESENT:
         seen, prefix = seen // (SEEN_RESENT_DATE // SEEN_DATE), b"Resent-"
     out = b""
