@@ -18,6 +18,7 @@ cdef class Scheduler:
     cdef readonly set waiting  # destinations and transports that wait for a place which other workers hold
     cdef readonly set slots
     cdef bint polling
+    cdef bint forced
 
     cdef double now(self)
     cdef void dispatch(self, Transport transport)

@@ -142,14 +142,14 @@ cdef class Scheduler:
         cdef Transport transport = destination.via
         cdef Window window = destination.window
         cdef double when
-        if not window.may_acquire(transport.limit):
+        if not self.forced and not window.may_acquire():
             return NO_WINDOW
-        if not window.try_acquire(transport.limit):
+        if not window.try_acquire():
             if window.size() == 0:
                 when = window.dead_until()
                 if when <= now or when > now + transport.dead_time + 1:
                     window.revive()
-                    if not window.try_acquire(transport.limit):
+                    if not window.try_acquire():
                         return NO_WINDOW
                 else:
                     return DEAD
@@ -161,7 +161,9 @@ cdef class Scheduler:
                 window.release()
                 self.set_timer(when, destination)
                 return LATER
-        if transport.processes is not None and not transport.processes.try_acquire(transport.process_limit):
+        if transport.processes is not None and not (
+            (self.forced or transport.processes.may_acquire()) and transport.processes.try_acquire()
+        ):
             window.release()
             return NO_PROCESS
         return GRANTED
@@ -195,7 +197,9 @@ cdef class Scheduler:
             what = heappop(self.timers)[2]
             if what is None:
                 self.polling = False
+                self.forced = True  # a worker that hangs must not keep places from others
                 self.woken()
+                self.forced = False
             elif isinstance(what, Destination):
                 (<Destination>what).timed = False
                 self.retry(<Destination>what)
@@ -218,12 +222,19 @@ cdef class Scheduler:
         self.waiting.clear()
         for one in who:
             if isinstance(one, Destination):
+                # Our bit stays while we try, so that nobody takes us for content; the retry sets or clears it.
                 (<Destination>one).waiting = False
-                (<Destination>one).window.stop_waiting()
                 self.retry(<Destination>one)
+                if (<Destination>one).waiting:
+                    (<Destination>one).window.pass_on()
+                else:
+                    (<Destination>one).window.stop_waiting()
             else:
-                (<Transport>one).processes.stop_waiting()
                 self.dispatch(<Transport>one)
+                if one in self.waiting:
+                    (<Transport>one).processes.pass_on()
+                else:
+                    (<Transport>one).processes.stop_waiting()
 
     cdef void suspend(self, Destination destination, double now):
         # The destination is dead: its entries are deferred without an attempt.
@@ -327,7 +338,7 @@ cdef class Transport:
         if self.process_limit > 0 or self.transport_delay > 0:
             if self.process_limit <= 0:
                 self.process_limit = 65535
-            self.processes = Window(scheduler.table, f"transport {self.name}", 65535)
+            self.processes = Window(scheduler.table, f"transport {self.name}", 65535, self.process_limit)
 
     def destination(self, str name not None, str nexthop not None):
         """The destination of that queue name, made if need be."""
@@ -360,10 +371,10 @@ cdef class Transport:
             answer = scheduler.grant(destination, now)
             if answer == NO_PROCESS:
                 self.starved = True
-                if self.processes.in_use() > self.processes.mine:
+                if self.processes.in_use() > self.processes.mine or self.processes.others_waiting():
                     scheduler.wait_for(self, self.processes)
                     # One may have become free before our bit was set.
-                    if self.processes.in_use() < self.process_limit:
+                    if self.processes.in_use() < self.process_limit and self.processes.may_acquire():
                         continue
                 return 0
             self.ready.popleft()
@@ -398,7 +409,7 @@ cdef class Transport:
                 scheduler.wait_for(destination, destination.window)
                 if (
                     destination.window.in_use() < min(destination.window.size(), self.limit or 65535)
-                    and destination.window.may_acquire(self.limit)
+                    and destination.window.may_acquire()
                 ):
                     # It became free before our bit was set.
                     destination.stop_waiting()
@@ -414,7 +425,7 @@ cdef class Destination:
         self.via = transport
         self.name = name
         self.nexthop = nexthop
-        self.window = Window(transport.scheduler.table, f"{transport.name}:{name}", transport.initial)
+        self.window = Window(transport.scheduler.table, f"{transport.name}:{name}", transport.initial, transport.limit)
         self.last_used = transport.scheduler.now()
         self.jobs = JobQueue(
             transport.slot_cost, transport.slot_loan, transport.slot_discount, transport.minimum_slots
@@ -522,9 +533,7 @@ cdef class DeliveryRequest(Node):
 
     def connected(self):
         """The next hop answered as a live site does: failures of other connections no longer add up."""
-        cdef Destination destination = self.destination
-        if destination.window.dead_until() == 0:
-            destination.window.positive(1, 0, 0.0, 0)
+        self.destination.window.alive()
 
     def finish(self, list results not None, attempt, site_down=None):
         """The transaction is over: a Result for each recipient, in their order, and the facts for the log.
@@ -548,9 +557,7 @@ cdef class DeliveryRequest(Node):
         now = scheduler.now()
         destination.last_used = now
         if site_down is None:
-            destination.window.positive(
-                transport.limit, transport.initial, transport.positive_base, transport.positive_kind
-            )
+            destination.window.positive(transport.initial, transport.positive_base, transport.positive_kind)
         else:
             # The reason first: other workers need it as soon as the window is closed.
             destination.window.set_reason(site_down.dsn, site_down.text)
@@ -570,6 +577,16 @@ cdef class DeliveryRequest(Node):
             scheduler.owner.finished(self, results, attempt, now)
         finally:
             slot.finished_one()
+            if (
+                destination.todo > destination.idle
+                and not destination.queued
+                and not destination.waiting
+                and destination.window.size() > destination.window.in_use()
+            ):
+                # The window grew.
+                destination.queued = True
+                transport.ready.append(destination)
+                scheduler.dispatch(transport)
 
 
 @cython.freelist(64)
@@ -615,14 +632,14 @@ cdef class Slot:
         cdef Window window = destination.window
         if window.size() < window.in_use():
             return True  # it shrank, or the destination is dead
-        if window.over_share(transport.limit, now - self.granted >= TURN):
+        if window.over_share(now - self.granted >= TURN):
             destination.waiting = self.yielded = True
             scheduler.wait_for(destination, window)
             return True
         if transport.processes is not None:
             if self.used and transport.starved:
                 return True  # another destination has its turn
-            if transport.processes.over_share(transport.process_limit, now - self.granted >= TURN):
+            if transport.processes.over_share(now - self.granted >= TURN):
                 if self.used or self.granted < now:
                     scheduler.wait_for(transport, transport.processes)
                     return True

@@ -13,9 +13,9 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from fastmta._ext.atomics cimport (
-    add16, bits, cas, cas32, fence, keep_bits, load, load16, load32, popcount, real, set_bits, store, store32,
+    add16, bits, cas, cas32, fence, keep_bits, load, load16, load32, lowest, real, set_bits, store, store32,
 )
-from fastmta._ext.shared cimport ATTEMPTS, REASON_SIZE, Entry, Header, SharedTable
+from fastmta._ext.shared cimport ATTEMPTS, REASON_SIZE, Entry, SharedTable
 
 cdef enum:
     IDLE_WINDOW = 30  # seconds without a use after which a destination's window begins anew
@@ -50,14 +50,16 @@ cdef inline double feedback(double base, int kind, int window) noexcept nogil:
 cdef class Window:
     """The places at one destination ("smtp:example.com") or transport, shared by all workers.
 
-    This worker holds `mine` of them. Those of a Window that is dropped are given back.
+    initial is the window of a destination not seen lately, limit the most there may be (0: no limit). This worker
+    holds `mine` of them. Those of a Window that is dropped are given back.
     """
 
-    def __cinit__(self, SharedTable table not None, str key not None, int initial=5):
+    def __cinit__(self, SharedTable table not None, str key not None, int initial=5, int limit=0):
         cdef uint64_t[2] name
         self.table = table
         self.key = key.encode("utf-8", "surrogateescape")
         self.initial = min(max(initial, 1), 65535)
+        self.limit = limit if 0 < limit < 65535 else 65535
         table.digest(self.key, len(self.key), name)
         self.first = name[0]
         self.second = name[1]
@@ -88,8 +90,8 @@ cdef class Window:
             cas(&entry.state, 0, pack(self.initial, 0, 0))
         return entry
 
-    cpdef bint try_acquire(self, int limit=0):
-        """Take a place, unless the window is closed or full or limit places (0: no limit) are taken."""
+    cpdef bint try_acquire(self):
+        """Take a place, unless the window is closed or full or as many as the limit are taken."""
         cdef Entry *entry
         cdef int window, attempt
         cdef uint16_t *own
@@ -102,8 +104,8 @@ cdef class Window:
                     return True
                 return False
             window = <int>(load(&entry.state) >> 48)
-            if limit and limit < window:
-                window = limit
+            if self.limit < window:
+                window = self.limit
             own = &entry.held[self.table.slot]
             if attempt and self.table.held(entry) >= window:
                 return False
@@ -122,7 +124,6 @@ cdef class Window:
     cpdef void release(self):
         """Give a place back and wake who waits for one."""
         cdef Entry *entry = self.entry
-        cdef uint64_t waiters
         if self.mine <= 0:
             return
         self.mine -= 1
@@ -130,9 +131,25 @@ cdef class Window:
             self.alone -= 1
             return
         add16(&entry.held[self.table.slot], -1)
-        waiters = load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot)
+        self.wake_next(entry)
+
+    cdef void wake_next(self, Entry *entry) noexcept:
+        # One place is free: wake one that waits, in turn. Who does not use it calls pass_on.
+        cdef uint64_t waiters = load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot)
+        cdef uint64_t after
         if waiters:
-            self.table.wake_mask(waiters)
+            after = waiters & ~((<uint64_t>2 << self.table.slot) - 1)
+            self.table.wake_mask(<uint64_t>1 << lowest(after if after else waiters))
+
+    cpdef void pass_on(self):
+        """This worker was woken: if a place is free nevertheless, wake the next one that waits."""
+        cdef Entry *entry = self.entry
+        if (
+            entry != NULL
+            and load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot)
+            and self.table.held(entry) < min(self.limit, <int>(load(&entry.state) >> 48))
+        ):
+            self.wake_next(entry)
 
     cpdef int size(self):
         """The window: how many places there are; 0 = throttled."""
@@ -158,6 +175,7 @@ cdef class Window:
         cdef uint64_t own = <uint64_t>1 << self.table.slot
         if entry != NULL and load(&entry.hash) == self.first and load(&entry.waiters) & own:
             keep_bits(&entry.waiters, ~own)
+            self.pass_on()  # the wakeup that was meant for this worker
 
     cpdef uint64_t others_waiting(self):
         """A bit for each other worker that waits for a place."""
@@ -166,47 +184,39 @@ cdef class Window:
             return 0
         return load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot)
 
-    cpdef bint over_share(self, int limit, bint rested):
-        """Whether this worker should give a place up for others that wait: it holds more than its part of the window.
+    cpdef bint over_share(self, bint rested):
+        """Whether this worker should give a place up: one that waits has fewer, so that giving makes it more even.
 
-        rested: the place was held for a while, so that it may go round where the parts are not even.
+        rested: the place was held for a while, so that it may go round where the parts cannot be even.
         """
+        return self.mine > self.fewest() + (0 if rested else 1)
+
+    cpdef bint may_acquire(self):
+        """Whether one more place may be taken: no other worker that waits has fewer."""
+        return self.mine <= self.fewest()
+
+    cdef int fewest(self) noexcept:
+        # How many places that other worker has that waits and has the fewest; many if none waits.
         cdef Entry *entry = self.entry
-        cdef int claimants, window
-        if entry == NULL or load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot) == 0:
-            return False
-        window = <int>(load(&entry.state) >> 48)
-        if limit and limit < window:
-            window = limit
-        claimants = self.claimants(entry)
-        if rested:
-            return self.mine > window // claimants
-        return self.mine > (window + claimants - 1) // claimants
+        cdef uint64_t waiters
+        cdef int held, least = 65535
+        if entry != NULL:
+            waiters = load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot)
+            while waiters:
+                held = load16(&entry.held[lowest(waiters)])
+                if held < least:
+                    least = held
+                waiters &= waiters - 1
+        return least
 
-    cpdef bint may_acquire(self, int limit):
-        """Whether one more place would still be within this worker's part, others waiting or not."""
-        cdef Entry *entry = self.entry
-        cdef int claimants, window
-        if entry == NULL or load(&entry.waiters) & ~(<uint64_t>1 << self.table.slot) == 0:
-            return True
-        window = <int>(load(&entry.state) >> 48)
-        if limit and limit < window:
-            window = limit
-        claimants = self.claimants(entry)
-        return self.mine + 1 <= (window + claimants - 1) // claimants
+    cpdef void alive(self):
+        """The site answers: the failed cohorts are forgotten. A throttled destination stays so."""
+        if self.entry != NULL and self.entry.cohorts and load(&self.entry.state) >> 48:
+            store(&self.entry.cohorts, 0)
 
-    cdef int claimants(self, Entry *entry) noexcept:
-        # The workers that hold or want places here, this one included.
-        cdef int i, live = <int>(<Header *>self.table.base).live
-        cdef uint64_t wanting = load(&entry.waiters) | (<uint64_t>1 << self.table.slot)
-        for i in range(live):
-            if load16(&entry.held[i]):
-                wanting |= <uint64_t>1 << i
-        return popcount(wanting)
-
-    cpdef void positive(self, int limit, int margin, double base, int kind):
-        """A delivery met a live site: the failed cohorts are forgotten; the window grows up to limit (0: none), but not
-        more than margin beyond the places in use. A throttled destination comes back.
+    cpdef void positive(self, int margin, double base, int kind):
+        """A delivery met a live site: the failed cohorts are forgotten; the window grows up to the limit, but not more
+        than margin beyond the places in use. A throttled destination comes back.
         """
         cdef Entry *entry = self.entry
         cdef uint64_t old
@@ -223,10 +233,10 @@ cdef class Window:
             if window == 0:
                 self.revive()
                 return
-            if limit and window >= limit:
+            if window >= self.limit:
                 return
             busy = self.table.held(entry)
-            if window >= busy + margin or window >= 65535:
+            if window >= busy + margin:
                 return
             success = fraction(old >> 24)
             failure = fraction(old)
@@ -236,8 +246,8 @@ cdef class Window:
                 window += 1
                 success -= 1
                 failure = 0
-            if limit and window > limit:
-                window = limit
+            if window > self.limit:
+                window = self.limit
             if cas(&entry.state, old, pack(window, success, failure)):
                 break
         if window > before:

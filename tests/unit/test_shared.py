@@ -153,54 +153,54 @@ def test_bad_slots_and_descriptors(table: SharedTable) -> None:
 # -- windows
 
 
-def acquire_all(window: Window, limit: int) -> int:
+def acquire_all(window: Window) -> int:
     taken = 0
-    while window.try_acquire(limit):
+    while window.try_acquire():
         taken += 1
     return taken
 
 
 def test_places_are_limited_over_all_workers(table: SharedTable) -> None:
     windows = [Window(worker(table, slot), "smtp:example.com", 5) for slot in range(4)]
-    assert acquire_all(windows[0], 20) == 5
-    assert acquire_all(windows[1], 20) == 0
+    assert acquire_all(windows[0]) == 5
+    assert acquire_all(windows[1]) == 0
     windows[0].release()
-    assert acquire_all(windows[2], 20) == 1
+    assert acquire_all(windows[2]) == 1
     assert [window.mine for window in windows] == [4, 0, 1, 0]
     assert windows[3].in_use() == 5
-    assert acquire_all(Window(table, "smtp:example.com", 5), 3) == 0
+    assert acquire_all(Window(table, "smtp:example.com", 5, 3)) == 0
 
 
 def test_a_dead_worker_gives_its_places_back(table: SharedTable) -> None:
     dead = Window(worker(table, 7), "smtp:example.com", 5)
-    acquire_all(dead, 0)
+    acquire_all(dead)
     alive = Window(table, "smtp:example.com", 5)
-    assert not alive.try_acquire(0)
+    assert not alive.try_acquire()
     alive.wait()
     table.clear_worker(7)
     assert os.eventfd_read(table.wake_fd(0)) >= 1
-    assert acquire_all(alive, 0) == 5
+    assert acquire_all(alive) == 5
     # What the dead one's objects do now must not disturb it; here they are only dropped.
 
 
 def test_a_dropped_window_gives_its_places_back(table: SharedTable) -> None:
     window = Window(table, "smtp:example.com", 3)
-    acquire_all(window, 0)
+    acquire_all(window)
     del window
-    assert acquire_all(Window(table, "smtp:example.com", 3), 0) == 3
+    assert acquire_all(Window(table, "smtp:example.com", 3)) == 3
 
 
 def test_who_waits_is_woken(table: SharedTable) -> None:
     holder = Window(worker(table, 1), "smtp:example.com", 1)
     waiter = Window(worker(table, 2), "smtp:example.com", 1)
-    assert holder.try_acquire(0)
-    assert not waiter.try_acquire(0)
+    assert holder.try_acquire()
+    assert not waiter.try_acquire()
     waiter.wait()
     assert holder.others_waiting() == 1 << 2
     holder.release()
     assert os.eventfd_read(table.wake_fd(2)) == 1
     waiter.stop_waiting()
-    holder.try_acquire(0)
+    holder.try_acquire()
     holder.release()
     with pytest.raises(BlockingIOError):
         os.eventfd_read(table.wake_fd(2))
@@ -209,25 +209,25 @@ def test_who_waits_is_woken(table: SharedTable) -> None:
 def test_fair_shares(table: SharedTable) -> None:
     first = Window(worker(table, 1), "smtp:example.com", 5)
     second = Window(worker(table, 2), "smtp:example.com", 5)
-    assert acquire_all(first, 0) == 5
-    assert not first.over_share(0, True)  # nobody else wants one
-    assert first.may_acquire(0)
+    assert acquire_all(first) == 5
+    assert not first.over_share(True)  # nobody else wants one
+    assert first.may_acquire()
     second.wait()
     given = 0
-    while first.over_share(0, False):
+    while first.over_share(False):
         first.release()
-        assert second.try_acquire(0)
+        assert second.try_acquire()
         given += 1
     assert given == 2  # three for the one, two for the other
-    assert first.over_share(0, True)  # the odd one goes round
-    assert not first.may_acquire(0)
+    assert first.over_share(True)  # the odd one goes round
+    assert not first.may_acquire()
 
 
 def test_an_idle_window_begins_anew(table: SharedTable) -> None:
     window = Window(table, "smtp:example.com", 5)
     for _ in range(15):
-        window.try_acquire(0)
-        window.positive(20, 5, 1.0, 0)
+        window.try_acquire()
+        window.positive(5, 1.0, 0)
     assert window.size() > 5
     for _ in range(window.mine):
         window.release()
@@ -240,14 +240,14 @@ def test_an_idle_window_begins_anew(table: SharedTable) -> None:
 def test_dead_until_and_its_reason(table: SharedTable) -> None:
     window = Window(table, "smtp:example.com", 1)
     other = Window(worker(table, 1), "smtp:example.com", 1)
-    window.try_acquire(0)
+    window.try_acquire()
     assert window.dead_until() == 0
     window.set_reason("4.4.1", "connect to mx.example.com[192.0.2.1]:25: Connection refused")
     assert window.negative(1, 1.0, 0, 1_000_300.0)
     assert other.dead_until() == 1_000_300.0
     assert other.reason() == ("4.4.1", "connect to mx.example.com[192.0.2.1]:25: Connection refused")
     window.release()
-    assert not other.try_acquire(0)
+    assert not other.try_acquire()
     assert not window.negative(1, 1.0, 0, 1_000_400.0)
     assert other.dead_until() == 1_000_300.0
     other.revive()
@@ -259,13 +259,13 @@ def test_dead_until_and_its_reason(table: SharedTable) -> None:
 
 def test_the_site_that_answers_after_all_is_revived_with_what_is_in_use(table: SharedTable) -> None:
     window = Window(table, "smtp:example.com", 5)
-    acquire_all(window, 0)
+    acquire_all(window)
     window.release()
     window.release()
     while not window.negative(1, 0.0, 0, 1_000_300.0):
         pass
     assert window.size() == 0
-    window.positive(20, 5, 1.0, 0)
+    window.positive(5, 1.0, 0)
     assert window.size() == 3
 
 
@@ -287,21 +287,21 @@ def test_rate_delays(table: SharedTable) -> None:
 @pytest.mark.parametrize("base", [1.0, 0.5, 1 / 3, 0.13, 0.0])
 def test_feedback_is_postfixs(table: SharedTable, base: float, kind: int) -> None:
     """Against the formulas of qmgr_queue.c, in floating point; with values where its rounding does not decide."""
-    window = Window(table, f"smtp:{base}{kind}", 5)
+    window = Window(table, f"smtp:{base}{kind}", 5, 20)
     model = PostfixQueue(5, base, kind, cohort_limit=3.0, limit=20)
     pattern = [True] * 40 + [False] * 3 + [True, False] * 15 + [True] * 20 + [False] * 60
     while window.mine < 18:
-        if not window.try_acquire(0):
-            window.positive(0, 100, 1.0, 0)
+        if not window.try_acquire():
+            window.positive(100, 1.0, 0)
     while window.size() > 5:
         window.negative(0, 1.0, 0, 0.0)
     while window.mine > 12:
         window.release()
     model.window, model.busy = window.size(), 12
-    window.positive(1, 0, 0.0, 0)
+    window.alive()
     for good in pattern:
         if good:
-            window.positive(20, 5, base, kind)
+            window.positive(5, base, kind)
             model.unthrottle()
         else:
             window.negative(3.0, base, kind, 2_000_000.0)
@@ -363,9 +363,9 @@ def _hammer(table: SharedTable, slot: int, seconds: int, answer: Connection) -> 
     poll = select.poll()
     poll.register(table.wake_fd(), 1)
     while taken < 3000:
-        if not window.try_acquire(0):
+        if not window.try_acquire():
             window.wait()
-            if not window.try_acquire(0):
+            if not window.try_acquire():
                 # No timer here: a lost wakeup shows as a wait that ends with the time limit.
                 if not poll.poll(2000):
                     slow += 1
@@ -408,7 +408,7 @@ def _hold(table: SharedTable, slot: int, ready: Connection) -> None:
     table.bind(slot)
     window = Window(table, "smtp:example.com", 4)
     held: list[Client] = []
-    acquire_all(window, 0)
+    acquire_all(window)
     held.extend(table.client("smtpd", "192.0.2.1") for _ in range(10))
     ready.send(window.mine)
     threading.Event().wait()
@@ -424,11 +424,11 @@ def test_a_killed_process_leaves_nothing_behind() -> None:
         assert receiver.poll(10)
         assert receiver.recv() == 4
         window = Window(table, "smtp:example.com", 4)
-        assert not window.try_acquire(0)
+        assert not window.try_acquire()
         child.kill()
         child.join(10)
         table.clear_worker(1)
-        assert acquire_all(window, 0) == 4
+        assert acquire_all(window) == 4
         assert table.client("smtpd", "192.0.2.1").count == 1
         del window
     table.close()
