@@ -77,7 +77,8 @@ cdef class SmtpClient:
     cdef int put_text(self, str text) except -1
     cdef int put_number(self, unsigned long long number) except -1
     cdef int put_address(self, str address) except -1
-    cdef int put_xtext(self, bytes text, bint spare_plus) except -1
+    cdef int put_xtext(self, const char* text, Py_ssize_t size) except -1
+    cdef int put_orcpt(self, Transaction tx, object recipient) except -1
     cdef int put_mail(self, Transaction tx) except -1
     cdef int put_rcpt(self, Transaction tx, int number) except -1
     cdef int flush(self) except -1

@@ -1,18 +1,19 @@
 """The SMTP and LMTP client as a machine without I/O: reply bytes in, command bytes and events out.
 
-deliver/connection.py drives it: it hands in what the network brought (`feed`), a `write` for what is to be sent, and a handler
-whose methods are the events. The machine knows no socket, clock, log or policy; whether a reply means "try another host" is
-decided in deliver/.
+deliver/connection.py drives it: it hands in what the network brought (`feed`), a `write` for what is to be sent, and
+a handler whose methods are the events. The machine knows no socket, clock, log or policy; whether a reply means "try
+another host" is decided in deliver/.
 
 One connection:
 
-    start -> greeting -> EHLO (else HELO; LMTP: LHLO) -> handler.greeted(): the handler answers with starttls() or ready()
-    submit(envelope, recipients, content) -> MAIL, RCPT .., DATA (one write where PIPELINING is offered) -> content, "."
-        -> handler.transaction_done(transaction), from where the next submit() may be called
-    quit() or no more calls.
+    start -> greeting -> EHLO (else HELO; LMTP: LHLO) -> handler.greeted(): answers with starttls() or ready()
+    submit(envelope, recipients, content) -> MAIL, RCPT .., DATA (one write where PIPELINING is offered)
+        -> content, "." -> handler.transaction_done(transaction), from where the next submit() may be called
+    quit(), or no more calls
 
-A transaction without any accepted recipient ends with RSET (or with a lone "." where DATA was accepted, RFC 2920 section 3.1).
-With LMTP each accepted recipient has its own reply after "." (RFC 2033 section 4.2). Events of the handler:
+A transaction without any accepted recipient ends with RSET (or with a lone "." where DATA was accepted, RFC 2920
+section 3.1). With LMTP each accepted recipient has its own reply after "." (RFC 2033 section 4.2). Events of the
+handler:
 
     greeted()                  EHLO or HELO was accepted; features and peer_name are known
     refused(reply)             greeting or HELO was not: the session is over
@@ -28,17 +29,14 @@ With LMTP each accepted recipient has its own reply after "." (RFC 2033 section 
 
 `submit` raises ValueError for an address that cannot be sent. Nothing else is raised but what the handler raises.
 
-Sources: RFC 5321 (4.2 replies, 4.5.3), RFC 1870 (SIZE), RFC 2033 (LMTP), RFC 2034 (enhanced codes), RFC 2920 (PIPELINING),
-RFC 3207 (STARTTLS), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), Postfix smtp(8).
+Sources: RFC 5321 (4.2 replies, 4.5.3), RFC 1870 (SIZE), RFC 2033 (LMTP), RFC 2034 (enhanced codes), RFC 2920
+(PIPELINING), RFC 3207 (STARTTLS), RFC 3461 (DSN), RFC 6152 (8BITMIME), RFC 6531 (SMTPUTF8), Postfix smtp(8).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy, memcmp
-
-cdef extern from "strings.h":
-    int strncasecmp(const char* a, const char* b, size_t n) nogil
+from libc.string cimport memchr, memcpy
 
 
 # Features that the server offered
@@ -106,9 +104,9 @@ cdef class Reply:
 cdef class Transaction:
     """One message to some of its recipients over one connection, and what the server said.
 
-    recipients are indexes into envelope.recipients. When the transaction is done, either `reply` is the reply for all of
-    them, or `replies` has one for each (None: the connection was lost before its reply). A recipient is delivered when
-    its reply has stage STATE_DOT and a 2xx code.
+    recipients are indexes into envelope.recipients. When the transaction is done, either `reply` is the reply for all
+    of them, or `replies` has one for each (None: the connection was lost before its reply). A recipient is delivered
+    when its reply has stage STATE_DOT and a 2xx code.
     """
 
     def __cinit__(self):
@@ -134,8 +132,9 @@ cdef class Transaction:
 
 cdef class SmtpClient:
     """One connection's machine. helo_name is ASCII; discard is a sum of FEATURE_* to ignore in the EHLO reply;
-    always_ehlo: 1 = always, 0 = if the greeting has "ESMTP", -1 = never; line_limit bounds reply lines and what is kept of
-    a multi-line reply, in bytes; prefetch: ask for the next transaction before content goes out."""
+    always_ehlo: 1 = always, 0 = if the greeting has "ESMTP", -1 = never; line_limit bounds reply lines and what is
+    kept of a multi-line reply, in bytes; prefetch: ask for the next transaction before content goes out.
+    """
 
     def __cinit__(self):
         self.space = 1024
@@ -146,7 +145,10 @@ cdef class SmtpClient:
     def __dealloc__(self):
         free(self.buffer)
 
-    def __init__(self, handler, bytes helo_name, *, bint lmtp=False, int discard=0, int always_ehlo=1, Py_ssize_t line_limit=2048, bint prefetch=False):
+    def __init__(
+        self, handler, bytes helo_name, *, bint lmtp=False, int discard=0, int always_ehlo=1,
+        Py_ssize_t line_limit=2048, bint prefetch=False,
+    ):
         self.handler = handler
         self.helo_name = helo_name
         self.lmtp = lmtp
@@ -185,8 +187,9 @@ cdef class SmtpClient:
         self.pipelining = (self.features & F_PIPELINING) != 0
 
     def submit(self, envelope, list recipients, list content):
-        """Begin a transaction; allowed when idle, in transaction_done(), and in content_due() (then its commands go out behind
-        the content, and its replies follow that transaction's)."""
+        """Begin a transaction; allowed when idle, in transaction_done(), and in content_due() (then its commands go
+        out behind the content, and its replies follow that transaction's).
+        """
         cdef Transaction tx = Transaction.__new__(Transaction)
         tx.envelope = envelope
         tx.recipients = recipients
@@ -272,55 +275,65 @@ cdef class SmtpClient:
         return self.put(digits + i, 24 - i)
 
     cdef int put_address(self, str address) except -1:
-        """Write <address>, its local part quoted where RFC 5321 wants that."""
-        cdef Py_ssize_t size, local, i
+        """Write an address, its local part quoted where RFC 5321 wants that."""
+        cdef Py_ssize_t size
         cdef const char* data = PyUnicode_AsUTF8AndSize(address, &size)
-        cdef bint safe
-        cdef char c
-        if memchr(data, c'\r', size) != NULL or memchr(data, c'\n', size) != NULL or memchr(data, 0, size) != NULL:
-            raise ValueError("address with a line break or NUL")
-        local = size
-        for i in range(size - 1, -1, -1):
-            if data[i] == c'@':
-                local = i
-                break
-        safe = local > 0 and data[0] != c'.' and data[local - 1] != c'.'
-        for i in range(local):
-            if SPECIAL[<unsigned char>data[i]] & 1 or (data[i] == c'.' and i + 1 < local and data[i + 1] == c'.'):
-                safe = False
-                break
-        if safe or size == 0:
-            self.put(data, size)
-        else:
-            self.put('"', 1)
-            for i in range(local):
-                c = data[i]
-                if c == c'"' or c == c'\\':
-                    self.put("\\", 1)
-                self.put(&c, 1)
-            self.put('"', 1)
-            self.put(data + local, size - local)
-        return 0
+        cdef bytes quoted
+        if is_plain(data, size):
+            return self.put(data, size)
+        quoted = quote_local_part(data, size)
+        return self.put(PyBytes_AS_STRING(quoted), PyBytes_GET_SIZE(quoted))
 
-    cdef int put_xtext(self, bytes text, bint spare_plus) except -1:
+    cdef int put_xtext(self, const char* text, Py_ssize_t size) except -1:
         """Write text as xtext (RFC 3461 section 4)."""
-        cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(text)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(text)
+        cdef const unsigned char* data = <const unsigned char*>text
         cdef Py_ssize_t i
         cdef char code[3]
+        for i in range(size):
+            if SPECIAL[data[i]] & 2:
+                break
+        else:
+            return self.put(text, size)
         code[0] = c'+'
         for i in range(size):
-            if SPECIAL[data[i]] & 2 and not (spare_plus and data[i] == c'+'):
+            if SPECIAL[data[i]] & 2:
                 code[1] = HEX[data[i] >> 4]
                 code[2] = HEX[data[i] & 15]
                 self.put(code, 3)
             else:
-                self.put(<const char*>data + i, 1)
+                self.put(text + i, 1)
         return 0
+
+    cdef int put_orcpt(self, Transaction tx, object recipient) except -1:
+        """Write ORCPT=: what the client gave, else the recipient as it first was."""
+        cdef str orcpt = recipient.dsn_orcpt
+        cdef str address
+        cdef Py_ssize_t size
+        cdef const char* data
+        cdef bytes quoted
+        if orcpt:
+            self.put(" ORCPT=", 7)
+            if orcpt[:6].lower() == "utf-8;":
+                return self.put_text(utf8_xtext(orcpt))
+            data = PyUnicode_AsUTF8AndSize(orcpt, &size)
+            return self.put_xtext(data, size)
+        address = recipient.orig_to or recipient.address
+        data = PyUnicode_AsUTF8AndSize(address, &size)
+        if not is_plain(data, size):
+            quoted = quote_local_part(data, size)
+            if tx.envelope.smtputf8 and not address.isascii():
+                return self.put_text(" ORCPT=utf-8;" + utf8_xtext(quoted.decode("utf-8", "replace")))
+            data, size = PyBytes_AS_STRING(quoted), PyBytes_GET_SIZE(quoted)
+        elif tx.envelope.smtputf8 and not address.isascii():
+            return self.put_text(" ORCPT=utf-8;" + utf8_xtext(address))
+        self.put(" ORCPT=rfc822;", 14)
+        return self.put_xtext(data, size)
 
     cdef int put_mail(self, Transaction tx) except -1:
         cdef object envelope = tx.envelope
         cdef str body
+        cdef const char* data
+        cdef Py_ssize_t size
         cdef int ret
         self.put("MAIL FROM:<", 11)
         self.put_address(envelope.sender)
@@ -336,8 +349,10 @@ cdef class SmtpClient:
                 self.put(" BODY=7BIT", 10)
         if self.features & F_DSN:
             if envelope.dsn_envid:
+                body = envelope.dsn_envid
+                data = PyUnicode_AsUTF8AndSize(body, &size)
                 self.put(" ENVID=", 7)
-                self.put_xtext(envelope.dsn_envid.encode("utf-8"), False)
+                self.put_xtext(data, size)
             ret = envelope.dsn_ret
             if ret == 1:
                 self.put(" RET=FULL", 9)
@@ -349,22 +364,13 @@ cdef class SmtpClient:
 
     cdef int put_rcpt(self, Transaction tx, int number) except -1:
         cdef object recipient = tx.envelope.recipients[tx.recipients[number]]
-        cdef str orcpt
         cdef int notify
         cdef bint more = False
         self.put("RCPT TO:<", 9)
         self.put_address(recipient.address)
         self.put(">", 1)
         if self.features & F_DSN:
-            orcpt = recipient.dsn_orcpt
-            if not orcpt:
-                orcpt = recipient.orig_to or recipient.address
-                orcpt = ("utf-8;" if tx.envelope.smtputf8 and not orcpt.isascii() else "rfc822;") + orcpt
-            self.put(" ORCPT=", 7)
-            if orcpt[:6].lower() == "utf-8;":
-                self.put_text(utf8_xtext(orcpt))
-            else:
-                self.put_xtext(orcpt.encode("utf-8"), False)
+            self.put_orcpt(tx, recipient)
             notify = recipient.dsn_notify
             if notify:
                 self.put(" NOTIFY=", 8)
@@ -392,7 +398,9 @@ cdef class SmtpClient:
         return 0
 
     cdef int send_content(self) except -1:
-        """Content and final dot, and the commands of the transaction to come; a lone dot where no recipient was accepted."""
+        """Content and final dot, and the commands of the transaction to come; a lone dot where no recipient was
+        accepted.
+        """
         cdef Transaction tx = self.transaction
         cdef Py_ssize_t total = 3
         cdef Py_ssize_t size
@@ -640,7 +648,6 @@ cdef class SmtpClient:
         """Make a Reply of the lines so far and this last one. An enhanced code counts only where its class fits."""
         cdef Reply result = Reply.__new__(Reply)
         cdef Py_ssize_t start, end
-        cdef int dots
         cdef bytes line
         result.code = code
         result.stage = stage
@@ -701,14 +708,49 @@ cdef class SmtpClient:
         return 0
 
 
+cdef Py_ssize_t local_part(const char* data, Py_ssize_t size) noexcept:
+    """The length of the local part: up to the last "@"."""
+    cdef Py_ssize_t i
+    for i in range(size - 1, -1, -1):
+        if data[i] == c'@':
+            return i
+    return size
+
+
+cdef bint is_plain(const char* data, Py_ssize_t size) except -1:
+    """Can the address go out as it is? Raises ValueError for what must not go out at all."""
+    cdef Py_ssize_t local = local_part(data, size)
+    cdef Py_ssize_t i
+    for i in range(local, size):
+        if <unsigned char>data[i] < 32:
+            raise ValueError("control character in a domain")
+    if size == 0:
+        return True
+    if local == 0 or data[0] == c'.' or data[local - 1] == c'.':
+        return False
+    for i in range(local):
+        if SPECIAL[<unsigned char>data[i]] & 1 or (data[i] == c'.' and data[i + 1] == c'.'):
+            return False
+    return True
+
+
+cdef bytes quote_local_part(const char* data, Py_ssize_t size):
+    """Quote the local part of an address. Raises ValueError for what cannot be quoted: line breaks and NUL."""
+    cdef Py_ssize_t local = local_part(data, size)
+    cdef bytes inside = data[:local]
+    if b"\r" in inside or b"\n" in inside or b"\0" in inside:
+        raise ValueError("line break or NUL in a local part")
+    return b'"' + inside.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"' + data[local:size]
+
+
 cdef Py_ssize_t dsn_end(const char* text, Py_ssize_t start, Py_ssize_t size):
     """The end of an enhanced code ("2.1.5") at start, or 0: one digit, then up to three, then up to three."""
     cdef Py_ssize_t i = start
-    cdef int part, digits
+    cdef int _part, digits
     if i >= size or not (text[i] == c'2' or text[i] == c'4' or text[i] == c'5'):
         return 0
     i += 1
-    for part in range(2):
+    for _part in range(2):
         if i >= size or text[i] != c'.':
             return 0
         i += 1
@@ -739,44 +781,3 @@ cdef str printable(const char* text, Py_ssize_t size):
 cdef str utf8_xtext(str text):
     """text as a utf-8-addr-unitext (RFC 6533 section 3): specials as \\x{HEX}, the rest as it is."""
     return "".join([f"\\x{{{ord(char):02X}}}" if char <= " " or char in "+=\\\x7f" else char for char in text])
-
-
-def fold_long_lines(list content, Py_ssize_t limit):
-    """Break lines of more than limit bytes (without CRLF) with CRLF and a space, as Postfix's smtp_line_length_limit does.
-
-    content is in wire form; returns it anew as a list of one chunk, or the same list where no line is too long.
-    """
-    cdef bytes whole = content[0] if len(content) == 1 else b"".join(content)
-    cdef const char* at = PyBytes_AS_STRING(whole)
-    cdef const char* end = at + PyBytes_GET_SIZE(whole)
-    cdef const char* newline
-    cdef Py_ssize_t size, room, stuffed
-    cdef list parts = []
-    cdef const char* copied = at
-    while at < end:
-        newline = <const char*>memchr(at, c'\n', end - at)
-        if newline == NULL:
-            newline = end
-        size = newline - at
-        if size and at[size - 1] == c'\r':
-            size -= 1
-        stuffed = 1 if size >= 2 and at[0] == c'.' and at[1] == c'.' else 0
-        if size - stuffed > limit:
-            parts.append(copied[:at - copied])
-            parts.append(at[:limit + stuffed])
-            at += limit + stuffed
-            size -= limit + stuffed
-            room = limit - 1
-            while size > room:
-                parts.append(b"\r\n ")
-                parts.append(at[:room])
-                at += room
-                size -= room
-            if size:
-                parts.append(b"\r\n ")
-            copied = at
-        at = newline + 1
-    if not parts:
-        return content
-    parts.append(copied[:end - copied])
-    return [b"".join(parts)]

@@ -1,5 +1,5 @@
-"""Servers that misbehave, as scripts: what the SMTP client must make of each is in test_deliver_smtp.py (the expected outcome) and in
-tests/peers/test_client_like_postfix.py (the same outcome as a live Postfix's).
+"""Servers that misbehave, as scripts: what the SMTP client must make of each is in test_deliver_smtp.py (the expected
+outcome) and in tests/peers/test_client_like_postfix.py (the same outcome as a live Postfix's).
 
 A scenario is named; `talks` are the scripts of one or two servers, in the order of the next hop's hosts.
 """
@@ -16,7 +16,9 @@ from tests.delivery import Peer, Talk
 
 
 class Scenario(msgspec.Struct):
-    """dsn, status and text are what the log must say of each recipient; H1, H2 stand for the peers "host[address]", P1, P2 with port."""
+    """dsn, status and text are what the log must say of each recipient; H1, H2 stand for the peers "host[address]",
+    P1, P2 with port.
+    """
 
     name: str
     hosts: list[Talk]
@@ -355,7 +357,8 @@ async def silent_at_data(peer: Peer) -> None:
 
 
 @scenario(
-    "deferred 4.4.2 conversation with H1 timed out while sending end of data -- message may be sent more than once", fast=True
+    "deferred 4.4.2 conversation with H1 timed out while sending end of data -- message may be sent more than once",
+    fast=True,
 )
 async def silent_at_dot(peer: Peer) -> None:
     await peer.greet(*PIPE)

@@ -1,4 +1,6 @@
-"""What tests of deliver/ need: a queue manager in a few lines, a log that remembers, and servers that say what a script says."""
+"""What tests of deliver/ need: a queue manager in a few lines, a log that remembers, and servers that say what a
+script says.
+"""
 
 from __future__ import annotations
 

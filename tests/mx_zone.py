@@ -1,7 +1,7 @@
 """A DNS zone with every kind of mail domain, a Knot DNS server for it, and what mail for each domain comes to.
 
-Used by test_deliver_mx.py (our resolver and agent) and tests/peers/test_mx_like_postfix.py (the same in a network namespace of its own, where
-servers listen on port 25, beside a live Postfix).
+Used by test_deliver_mx.py (our resolver and agent) and tests/peers/test_mx_like_postfix.py (the same in a network
+namespace of its own, where servers listen on port 25, beside a live Postfix).
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ six MX 10 host.six
 host.six AAAA ::1
 circle CNAME circle2
 circle2 CNAME circle
-""" + "".join(f"many MX {100 + number} host{number}.many\nhost{number}.many A 127.0.1.{number}\n" for number in range(80))
+""" + "".join(
+    f"many MX {100 + number} host{number}.many\nhost{number}.many A 127.0.1.{number}\n" for number in range(80)
+)
 
+NOT_FOUND = "Host or domain name not found. Name service error for name"
 DOMAINS: dict[str, str] = {
     # nexthop: what becomes of mail for it; G, D, M stand for the hosts' addresses
     "simple.test": "P:mx1.simple.test sent 2.0.0 250 2.0.0 Ok: queued as 12345",
@@ -66,12 +69,10 @@ DOMAINS: dict[str, str] = {
     "[plain.test]": "P:plain.test sent 2.0.0 250 2.0.0 Ok: queued as 12345",
     f"[{GOOD}]": f"P:{GOOD} sent 2.0.0 250 2.0.0 Ok: queued as 12345",
     "nullmx.test": "none bounced 5.1.0 Domain nullmx.test does not accept mail (nullMX)",
-    "nx.test": "none bounced 5.4.4 Host or domain name not found. Name service error for name=nx.test type=A: Host not found",
-    "[nx.test]": "none bounced 5.4.4 Host or domain name not found. Name service error for name=nx.test type=A: Host not found",
-    "txt.test": "none bounced 5.4.4 Host or domain name not found. Name service error for name=txt.test type=A: "
-    "Host found but no data record of requested type",
-    "lost.test": "none bounced 5.4.4 Host or domain name not found. Name service error for name=nowhere.lost.test type=A: "
-    "Host not found",
+    "nx.test": f"none bounced 5.4.4 {NOT_FOUND}=nx.test type=A: Host not found",
+    "[nx.test]": f"none bounced 5.4.4 {NOT_FOUND}=nx.test type=A: Host not found",
+    "txt.test": f"none bounced 5.4.4 {NOT_FOUND}=txt.test type=A: Host found but no data record of requested type",
+    "lost.test": f"none bounced 5.4.4 {NOT_FOUND}=nowhere.lost.test type=A: Host not found",
     "me.test": "none bounced 5.4.6 mail for me.test loops back to myself",
     "[host.me.test]": "none bounced 5.4.6 mail for host.me.test loops back to myself",
     "backup.test": f"none deferred 4.4.1 connect to dead.second.test[{DEAD}]:25: Connection refused",
@@ -82,12 +83,9 @@ DOMAINS: dict[str, str] = {
     "laterself.test": "M:host.mirror.test deferred 4.4.6 mail for laterself.test loops back to myself",
     "odd.test": "none bounced 5.4.4 Name service error for name=odd.test type=MX: "
     "Malformed or unexpected name server reply",
-    "six.test": "none bounced 5.4.4 Host or domain name not found. Name service error for name=host.six.test type=A: "
-    "Host found but no data record of requested type",
-    "broken.test": "none deferred 4.4.3 Host or domain name not found. Name service error for name=broken.test type=MX: "
-    "Host not found, try again",
-    "elsewhere.invalid": "none deferred 4.4.3 Host or domain name not found. Name service error for name=elsewhere.invalid "
-    "type=MX: Host not found, try again",
+    "six.test": f"none bounced 5.4.4 {NOT_FOUND}=host.six.test type=A: Host found but no data record of requested type",
+    "broken.test": f"none deferred 4.4.3 {NOT_FOUND}=broken.test type=MX: Host not found, try again",
+    "elsewhere.invalid": f"none deferred 4.4.3 {NOT_FOUND}=elsewhere.invalid type=MX: Host not found, try again",
     "circle.test": "none bounced 5.4.4 Name server loop for circle.test",
     "many.test": "none deferred 4.4.1 connect to host4.many.test[127.0.1.4]:25: Connection refused",
 }
@@ -139,7 +137,9 @@ zone:
   storage: "{folder}"
   file: missing.zone
 """)
-        self.process = subprocess.Popen(["knotd", "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            ["knotd", "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         self.log = folder / "log"
         for _ in range(200):
             if self.log.exists() and "server started" in self.log.read_text():

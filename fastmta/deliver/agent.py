@@ -1,8 +1,8 @@
 """What a delivery agent is given and what it answers: the contract between qmgr/ and deliver/.
 
-qmgr.Scheduler calls `agent.slot(slot)` when a destination has work and its window is open. The agent calls `slot.take()` for
-a request, delivers, calls `request.finish(...)`, and takes the next one while it has a connection; None from take() releases
-the slot. The classes here are protocols: qmgr/ implements them, tests fake them.
+qmgr.Scheduler calls `agent.slot(slot)` when a destination has work and its window is open. The agent calls
+`slot.take()` for a request, delivers, calls `request.finish(...)`, and takes the next one while it has a connection;
+None from take() releases the slot. The classes here are protocols: qmgr/ implements them, tests fake them.
 """
 
 from __future__ import annotations
@@ -84,9 +84,10 @@ class Log(Protocol):
 class DeliverContext(msgspec.Struct, frozen=True, eq=False):
     """What a worker gives its agents.
 
-    content returns a message's content in wire form, from memory or from the queue; it raises queue's Damaged or OSError.
-    own_addresses are the addresses that this system (or a proxy before it) receives mail on, in their canonical text form.
-    pass_on hands a request to another transport (best_mx_transport); None where that is not possible.
+    content returns a message's content in wire form, from memory or from the queue; it raises queue's Damaged or
+    OSError. own_addresses are the addresses that this system (or a proxy before it) receives mail on, in their
+    canonical text form. pass_on hands a request to another transport (best_mx_transport); None where that is not
+    possible.
     """
 
     loop: asyncio.AbstractEventLoop

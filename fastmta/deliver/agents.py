@@ -1,8 +1,8 @@
 """The agents of one worker, by transport: the unix services of master.cf that deliver.
 
-Called by master/worker.py at start. `smtp` and `lmtp` programs become SmtpAgents with the service's own -o settings (so "relay" is one too);
-error (under the name "retry" it defers), discard; other delivery programs get an agent that defers with a clear reason. Raises ConfigError
-and TlsError for settings that cannot be.
+Called by master/worker.py at start. `smtp` and `lmtp` programs become SmtpAgents with the service's own -o settings
+(so "relay" is one too); error (under the name "retry" it defers), discard; other delivery programs get an agent that
+defers with a clear reason. Raises ConfigError and TlsError for settings that cannot be.
 """
 
 from __future__ import annotations

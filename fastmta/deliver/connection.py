@@ -1,8 +1,9 @@
 """One connection to an SMTP or LMTP server: the transport on one side, the client machine on the other.
 
-deliver/smtp.py opens it (`open_connection`), has it shake hands (`handshake`), and submits transactions; the events of the machine end up
-in `Courier.transaction_done` and `Courier.connection_failed` of whoever uses it. Timeouts are not timers: the agent's tick asks each
-connection whether its machine has moved since the last time. Raises nothing; troubles are values.
+deliver/smtp.py opens it (`open_connection`), has it shake hands (`handshake`), and submits transactions; the events
+of the machine end up in `Courier.transaction_done` and `Courier.connection_failed` of whoever uses it. Timeouts are
+not timers: the agent's tick asks each connection whether its machine has moved since the last time. Raises nothing;
+troubles are values.
 
 RFC 3207 (STARTTLS), RFC 5321 section 4.5.3.2 (timeouts; Postfix's are used).
 """
@@ -66,6 +67,7 @@ class SmtpConnection(asyncio.Protocol):
     """A connection and its handshake."""
 
     def __init__(self, keeper: Keeper, host: Host, nexthop: str, detect_loops: bool) -> None:
+        """nexthop: what it is kept under; detect_loops: the server may turn out to be this system."""
         settings = keeper.settings
         self.host = host
         self.relay = host.peer_port
@@ -178,7 +180,9 @@ class SmtpConnection(asyncio.Protocol):
         return (timed_out if silent else lost)(self.host.peer, stage)
 
     def stale(self) -> bool:
-        """Whether nothing of the message in work has been taken by the server on a connection that had been used before."""
+        """Whether nothing of the message in work has been taken by the server on a connection that had been used
+        before.
+        """
         return self.uses > 1 and self.machine.state in (STATE_MAIL, STATE_RSET)
 
     def check_time(self, now: float) -> None:

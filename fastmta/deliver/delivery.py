@@ -1,14 +1,18 @@
 """The work on one slot: request after request, from host to host, and what replies mean for recipients.
 
-Made by deliver/smtp.py for each slot of the queue manager. A Delivery takes a request, uses an idle connection to that next hop or goes through
-the hosts of a `Route`, submits the transaction, turns replies into outcomes, finishes the request and takes the next one on the same connection.
-The way from one message to the next on a kept connection is callbacks only; a coroutine runs while hosts are looked up and connected.
-Comes next: qmgr's `request.finish`. Raises nothing: our own bugs are logged and defer the mail.
+Made by deliver/smtp.py for each slot of the queue manager. A Delivery takes a request, uses an idle connection to
+that next hop or goes through the hosts of a `Route`, submits the transaction, turns replies into outcomes, finishes
+the request and takes the next one on the same connection. The way from one message to the next on a kept connection
+is callbacks only; a coroutine runs while hosts are looked up and connected. Comes next: qmgr's `request.finish`.
+Raises nothing: our own bugs are logged and defer the mail.
 
-- Soft errors at a host that is not the last one leave their recipients for the next host; see deliver/trouble.py and deliver/route.py.
-- A kept connection that breaks before the server has taken anything of a message is replaced without a word, as Postfix's probe with RSET
+- Soft errors at a host that is not the last one leave their recipients for the next host; see deliver/trouble.py and
+  deliver/route.py.
+- A kept connection that breaks before the server has taken anything of a message is replaced without a word, as
+  Postfix's probe with RSET
   would do.
-- Where PIPELINING is offered and more mail waits, the commands of the next message go out in one write with the content of this one (RFC
+- Where PIPELINING is offered and more mail waits, the commands of the next message go out in one write with the
+  content of this one (RFC
   2920 section 3.1 allows it by name). If this message then needs another host, a Delivery of its own goes on with it.
 """
 
@@ -17,13 +21,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from fastmta._ext.smtpclient import FEATURE_SMTPUTF8, STATE_DOT, STATE_MAIL, STATE_RCPT, Transaction, fold_long_lines
+from fastmta._ext.smtpclient import FEATURE_SMTPUTF8, STATE_DOT, STATE_MAIL, STATE_RCPT, Transaction
 from fastmta.deliver.agent import DeliveryRequest, Slot
 from fastmta.deliver.connection import SmtpConnection, open_connection
+from fastmta.deliver.content import fold_long_lines, needs_smtputf8
 from fastmta.deliver.nexthop import NexthopError
 from fastmta.deliver.route import Route
 from fastmta.deliver.trouble import Trouble, said
-from fastmta.model.envelope import CONTENT_HEADER_8BIT, CONTENT_LONG_LINE, Envelope
+from fastmta.model.envelope import CONTENT_LONG_LINE
 from fastmta.model.outcome import Attempt, Deferred, Result, Sent
 
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ class Delivery:
     )
 
     def __init__(self, agent: SmtpAgent, slot: Slot) -> None:
+        """Idle until `start`."""
         self._agent = agent
         self._settings = agent.settings
         self._slot = slot
@@ -458,7 +464,9 @@ class Delivery:
         connection.final_when_reused = later.final()
 
     def _may_fall_back(self) -> bool:
-        """Whether a TLS failure may be answered by delivery in the clear: at level may, for mail that has waited already."""
+        """Whether a TLS failure may be answered by delivery in the clear: at level may, for mail that has waited
+        already.
+        """
         message = self._live().message
         waited = (message.activated or time.time()) - message.envelope.arrival
         return self._settings.tls_level == "may" and waited >= self._settings.minimal_backoff_time
@@ -484,19 +492,11 @@ class Delivery:
                 agent.warn("relayhost configuration problem")
                 dsn = "4.3.5"
             elif dsn == "5.4.6" and settings.best_mx_transport and agent.context.pass_on is not None:
-                if len(self._positions()) == len(self._results):
+                untouched = len(self._positions()) == len(self._results)
+                if untouched:
                     agent.context.pass_on(self._live(), settings.best_mx_transport)
                     self._next()
                     return
         self._submitted = 0.0
         self._fail_all(None, Trouble(dsn, trouble.text, trouble.remote_mta, trouble.reply, throttle=True))
         self._go_on(None, None)
-
-
-def needs_smtputf8(envelope: Envelope, recipients: list[int]) -> bool:
-    """Whether a message cannot do without SMTPUTF8: its sender asked for it, and it is used."""
-    if not envelope.smtputf8:
-        return False
-    if envelope.content_flags & CONTENT_HEADER_8BIT or not envelope.sender.isascii():
-        return True
-    return any(not envelope.recipients[index].address.isascii() for index in recipients)

@@ -1,7 +1,8 @@
-"""The error, retry and discard agents, and one for transports that are not supported yet: no connection, one answer for all recipients.
+"""The error, retry and discard agents, and one for transports that are not supported yet: no connection, one answer
+for all recipients.
 
-Called by qmgr/ through `slot`. For error and retry the next hop is the text to report, with an enhanced status code in front or not; for
-discard it is what the log says. Raises nothing. Postfix error(8), discard(8).
+Called by qmgr/ through `slot`. For error and retry the next hop is the text to report, with an enhanced status code
+in front or not; for discard it is what the log says. Raises nothing. Postfix error(8), discard(8).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ class FixedAgent:
     """Base of the agents that answer without delivering."""
 
     def __init__(self, ident: str) -> None:
+        """ident: what its deliveries are logged as."""
         self.ident = ident
 
     def slot(self, slot: Slot) -> None:
@@ -62,6 +64,7 @@ class UnavailableAgent(FixedAgent):
     """Defer all mail for a transport that cannot deliver here."""
 
     def __init__(self, ident: str, reason: str) -> None:
+        """reason: what the log and the sender are told."""
         super().__init__(ident)
         self._outcome = Deferred("4.3.0", reason)
 

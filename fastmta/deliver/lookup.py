@@ -1,7 +1,9 @@
-"""From a destination to the hosts to try: MX and address lookups as Postfix's smtp_addr.c does them, with its texts and status codes.
+"""From a destination to the hosts to try: MX and address lookups as Postfix's smtp_addr.c does them, with its texts
+and status codes.
 
-Called by deliver/route.py for each new connection (the answers come from the resolver's cache). `HostLookup.domain` is for domains with mail
-exchangers, `HostLookup.host` for a name or address in brackets. A lookup yields `Hosts`: a list, or none and the trouble why. Raises nothing.
+Called by deliver/route.py for each new connection (the answers come from the resolver's cache). `HostLookup.domain`
+is for domains with mail exchangers, `HostLookup.host` for a name or address in brackets. A lookup yields `Hosts`: a
+list, or none and the trouble why. Raises nothing.
 
 RFC 5321 section 5 (location of the target host), RFC 7505 (null MX), RFC 2782 is not implemented.
 """
@@ -64,6 +66,7 @@ class _Search:
     """The errors of one search: a soft error is not overruled by a hard one; the last text counts."""
 
     def __init__(self) -> None:
+        """Nothing has failed yet."""
         self.dsn = ""
         self.text = ""
 
@@ -87,6 +90,7 @@ class HostLookup:
         warn: Callable[[str], None],
         shuffle: Callable[[list[Host]], None] = random.shuffle,
     ) -> None:
+        """own_addresses: where this system receives mail; hosts: the file for native lookups."""
         self._settings = settings
         self._resolver = resolver
         self._file = hosts
@@ -156,7 +160,9 @@ class HostLookup:
         return []
 
     async def _query(self, name: str) -> tuple[list[tuple[int, str]], NoAnswer]:
-        """Ask for the addresses of all enabled families. Of several failures the worst counts, of equal ones the last."""
+        """Ask for the addresses of all enabled families. Of several failures the worst counts, of equal ones the
+        last.
+        """
         found: list[tuple[int, str]] = []
         failure = NoAnswer(Status.NOTFOUND, "all network protocols are disabled")
         for family in self._settings.families:

@@ -1,7 +1,8 @@
-"""Next hops as people write them: domain, domain:port, [host], [host]:port, [address], with several separated by comma or space.
+"""Next hops as people write them: domain, domain:port, [host], [host]:port, [address], with several separated by
+comma or space.
 
-Called by deliver/route.py, once per destination. Raises NexthopError for what Postfix calls a fatal error ("bad network port"), which the
-caller turns into a deferral. Postfix smtp(8), transport(5), relayhost in postconf(5).
+Called by deliver/route.py, once per destination. Raises NexthopError for what Postfix calls a fatal error ("bad
+network port"), which the caller turns into a deferral. Postfix smtp(8), transport(5), relayhost in postconf(5).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""The hosts to try for one request, in order, and which of them is the last: Postfix's smtp_connect.c without the connecting.
+"""The hosts to try for one request, in order, and which of them is the last: Postfix's smtp_connect.c without the
+connecting.
 
-deliver/smtp.py asks for `next()` until the recipients are done or it says None; `trouble` then tells why nothing is left. A soft error at a
-host that is not `final()` leaves the recipients for the next one. Raises NexthopError for a next hop that makes no sense.
+deliver/smtp.py asks for `next()` until the recipients are done or it says None; `trouble` then tells why nothing is
+left. A soft error at a host that is not `final()` leaves the recipients for the next one. Raises NexthopError for a
+next hop that makes no sense.
 
-Sites are the parts of the next hop, then smtp_fallback_relay. Per site at most smtp_mx_address_limit addresses are tried, and after
-smtp_mx_session_limit sessions that got past the greeting no more.
+Sites are the parts of the next hop, then smtp_fallback_relay. Per site at most smtp_mx_address_limit addresses are
+tried, and after smtp_mx_session_limit sessions that got past the greeting no more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ class Route:
     """The way of one request."""
 
     def __init__(self, settings: SmtpSettings, lookup: HostLookup, nexthop: str) -> None:
+        """Read the next hop; nothing is looked up yet."""
         self._settings = settings
         self._lookup = lookup
         self._sites: list[Site]

@@ -1,7 +1,7 @@
 """The settings of one smtp or lmtp service of master.cf, read once from its Config (with its -o overrides).
 
-Made by deliver/agents.py; everything in deliver/ that speaks SMTP reads it. Names are main.cf's without "smtp_" or "lmtp_"; times are
-in seconds. Raises nothing of its own: Config raises ConfigError for values that cannot be.
+Made by deliver/agents.py; everything in deliver/ that speaks SMTP reads it. Names are main.cf's without "smtp_" or
+"lmtp_"; times are in seconds. Raises nothing of its own: Config raises ConfigError for values that cannot be.
 """
 
 from __future__ import annotations
@@ -58,6 +58,9 @@ class Parameters(Protocol):
 
     def get_list(self, name: str) -> tuple[str, ...]:
         """A list."""
+
+    def families(self) -> tuple[socket.AddressFamily, ...]:
+        """inet_protocols."""
 
 
 class SmtpSettings(msgspec.Struct, frozen=True):
@@ -144,17 +147,6 @@ class SmtpSettings(msgspec.Struct, frozen=True):
         return min((time for time in times if time > 0), default=1.0)
 
 
-def protocol_families(names: tuple[str, ...]) -> tuple[int, ...]:
-    """inet_protocols as address families, IPv4 first."""
-    wanted = {name.lower() for name in names}
-    families = []
-    if wanted & {"all", "ipv4"}:
-        families.append(int(socket.AF_INET))
-    if wanted & {"all", "ipv6"} and socket.has_ipv6:
-        families.append(int(socket.AF_INET6))
-    return tuple(families)
-
-
 def security_level(cfg: Parameters, prefix: str) -> str:
     """smtp_tls_security_level; empty: what the older smtp_use_tls and smtp_enforce_tls say."""
     level = cfg.get_str(f"{prefix}_tls_security_level").lower()
@@ -171,7 +163,7 @@ def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
     p = command
     hello = "lhlo" if lmtp else "helo"
     discard = cfg.get_list(f"{p}_discard_{'lhlo' if lmtp else 'ehlo'}_keywords")
-    families = protocol_families(cfg.get_list("inet_protocols"))
+    families = tuple(int(family) for family in cfg.families())
     support = cfg.get_str(f"{p}_dns_support_level").lower()
     preference = cfg.get_str(f"{p}_address_preference").lower()
     return SmtpSettings(

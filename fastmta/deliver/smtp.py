@@ -1,8 +1,9 @@
 """The smtp and lmtp delivery agents: one for each such service of master.cf, with its idle connections.
 
-Called by qmgr/ through `SmtpAgent.slot`; a `Delivery` then works on that slot (deliver/delivery.py). Connections are kept for the next message to
-the same next hop as smtp_connection_cache_time_limit, smtp_connection_reuse_time_limit and smtp_connection_reuse_count_limit say. One
-timer per agent watches all timeouts, and only while there are connections. Raises nothing.
+Called by qmgr/ through `SmtpAgent.slot`; a `Delivery` then works on that slot (deliver/delivery.py). Connections are
+kept for the next message to the same next hop as smtp_connection_cache_time_limit, smtp_connection_reuse_time_limit
+and smtp_connection_reuse_count_limit say. One timer per agent watches all timeouts, and only while there are
+connections. Raises nothing.
 """
 
 from __future__ import annotations

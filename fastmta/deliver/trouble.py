@@ -1,7 +1,7 @@
 """What went wrong in a delivery, as status code and text; and what that makes of a recipient.
 
-The policy of Postfix's smtp_trouble.c: a 4.x.x is a soft error, for which another host may be tried; a 5.x.x bounces at once. Called by
-deliver/connection.py and deliver/smtp.py. Raises nothing. RFC 3463, RFC 3464.
+The policy of Postfix's smtp_trouble.c: a 4.x.x is a soft error, for which another host may be tried; a 5.x.x bounces
+at once. Called by deliver/connection.py and deliver/smtp.py. Raises nothing. RFC 3463, RFC 3464.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ LHLO: Final = "performing the LHLO handshake"
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """One reason. remote_mta and reply are for the bounce; throttle: the destination as such is in trouble, not only this mail."""
+    """One reason. remote_mta and reply are for the bounce; throttle: the destination as such is in trouble, not only
+    this mail.
+    """
 
     dsn: str
     text: str

@@ -1,7 +1,8 @@
 """The name of an SMTP client: what its address resolves to, believed only if that name resolves to the address.
 
-Called by smtpd/ when a client connects: `cached` first, `lookup` where that says None. /etc/hosts is asked before DNS, as the native name service
-does. Warnings are returned, not logged. Raises nothing. Postfix smtpd_peer.c; smtpd_peername_lookup in postconf(5).
+Called by smtpd/ when a client connects: `cached` first, `lookup` where that says None. /etc/hosts is asked before
+DNS, as the native name service does. Warnings are returned, not logged. Raises nothing. Postfix smtpd_peer.c;
+smtpd_peername_lookup in postconf(5).
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SIZE: Final = 10000
 
 
 class ClientName(msgspec.Struct, frozen=True):
-    """name is verified or "unknown"; reverse_name is what the address resolves to, or "unknown"; warning is to be logged once."""
+    """name is verified or "unknown"; reverse_name is what the address resolves to, or "unknown"; warning is to be
+    logged once.
+    """
 
     name: str
     reverse_name: str
@@ -41,7 +44,9 @@ class ClientNames:
     """The lookups of one worker."""
 
     def __init__(self, resolver: Resolver, hosts: HostsFile, clock: Callable[[], float] = time.monotonic) -> None:
-        """Keep what is found in a cache of its own: a client that comes again within a minute costs one look into a dict."""
+        """Keep what is found in a cache of its own: a client that comes again within a minute costs one look into a
+        dict.
+        """
         self._resolver = resolver
         self._hosts = hosts
         self._clock = clock

@@ -1,13 +1,14 @@
-"""DNS lookups for mail: mail exchangers, addresses, names of addresses; with a cache and one query in flight per question.
+"""DNS lookups for mail: mail exchangers, addresses, names of addresses; with a cache and one query in flight per
+question.
 
-Called by deliver/route.py (MX and addresses), net/clientname.py (names of clients) and whoever needs DNS. The wire format is
-dnspython's, the I/O our own on the event loop: a new UDP socket, and so a new random port, for each query; TCP when an answer was truncated.
-Names are always complete: no search list is applied. A CNAME is followed.
+Called by deliver/route.py (MX and addresses), net/clientname.py (names of clients) and whoever needs DNS. The wire
+format is dnspython's, the I/O our own on the event loop: a new UDP socket, and so a new random port, for each query;
+TCP when an answer was truncated. Names are always complete: no search list is applied. A CNAME is followed.
 
 Answers are types: `Found`, or `NoAnswer` with a Status and the text that Postfix would log. Nothing is raised.
 
-Sources: RFC 1035, RFC 2308 (negative caching), RFC 5452 (forgery resilience), RFC 6891 (EDNS), RFC 7505 (null MX), resolv.conf(5),
-Postfix dns_lookup(3).
+Sources: RFC 1035, RFC 2308 (negative caching), RFC 5452 (forgery resilience), RFC 6891 (EDNS), RFC 7505 (null MX),
+resolv.conf(5), Postfix dns_lookup(3).
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Resolver:
     """A stub resolver with a cache, one for each worker. clock: seconds, monotonic."""
 
     def __init__(self, settings: DnsSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Nothing is sent before the first question."""
         self._settings = settings
         self._clock = clock
         self._cache: dict[tuple[str, int], tuple[float, Answer]] = {}
@@ -331,7 +333,9 @@ def _is_address(host: str) -> bool:
 
 
 def valid_hostname(name: str) -> bool:
-    """Postfix's valid_hostname(3): letters, digits, "-" and "_" in labels of 1 to 63, not all digits, at most 255 bytes."""
+    """Postfix's valid_hostname(3): letters, digits, "-" and "_" in labels of 1 to 63, not all digits, at most 255
+    bytes.
+    """
     if not name or len(name) > 255:
         return False
     if name.isascii():

@@ -1,7 +1,7 @@
 """/etc/hosts, as the native name service reads it first: names to addresses and back.
 
-Called by deliver/route.py (smtp_host_lookup = native) and net/clientname.py. The file is read again when it has changed, at most once a second.
-Raises nothing: an unreadable file is an empty one. hosts(5).
+Called by deliver/route.py (smtp_host_lookup = native) and net/clientname.py. The file is read again when it has
+changed, at most once a second. Raises nothing: an unreadable file is an empty one. hosts(5).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ class HostsFile:
     """One hosts file."""
 
     def __init__(self, path: Path = Path("/etc/hosts"), clock: Callable[[], float] = time.monotonic) -> None:
+        """The file is read at the first question."""
         self._path = path
         self._clock = clock
         self._checked = -10.0

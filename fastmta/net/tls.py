@@ -1,8 +1,8 @@
 """SSL contexts from main.cf: for servers (smtpd_tls_*) and clients (smtp_tls_*, lmtp_tls_*).
 
-Called by master/worker.py and deliver/agents.py once, at load, while root may still read the keys. What a context can do is what Postfix's
-opportunistic TLS does: any protocol from TLSv1 on, Postfix's medium ciphers, no verification of the peer. Raises TlsError with
-the parameter and the file at fault.
+Called by master/worker.py and deliver/agents.py once, at load, while root may still read the keys. What a context can
+do is what Postfix's opportunistic TLS does: any protocol from TLSv1 on, Postfix's medium ciphers, no verification of
+the peer. Raises TlsError with the parameter and the file at fault.
 
 Sources: Postfix TLS_README, postconf(5); RFC 3207, RFC 7435 (opportunistic security).
 """
@@ -14,7 +14,8 @@ import ssl
 import warnings
 from typing import Final, Protocol
 
-# Postfix's tls_medium_cipherlist, at the security level that Postfix sets (0: old peers are better off with weak TLS than with none).
+# Postfix's tls_medium_cipherlist, at the security level that Postfix sets (0: old peers are better off with weak TLS
+# than with none).
 CIPHERS: Final = "aNULL:-aNULL:HIGH:MEDIUM:+RC4:@STRENGTH:@SECLEVEL=0"
 
 
@@ -22,6 +23,7 @@ class TlsError(Exception):
     """A certificate, key or trust setting cannot be used."""
 
     def __init__(self, parameter: str, file: str, reason: str) -> None:
+        """parameter = file: reason."""
         super().__init__(f"{parameter} = {file}: {reason}")
         self.parameter = parameter
         self.file = file

@@ -1,6 +1,8 @@
-"""Run by test_mx_like_postfix.py in network and mount namespaces of its own: mail for each domain of the zone through a live Postfix.
+"""Run by test_mx_like_postfix.py in network and mount namespaces of its own: mail for each domain of the zone through
+a live Postfix.
 
-Port 53 and 25 are free there, and resolv.conf may be replaced. Writes {nexthop: [relay, status, dsn, text]} as JSON to standard output.
+Port 53 and 25 are free there, and resolv.conf may be replaced. Writes {nexthop: [relay, status, dsn, text]} as JSON
+to standard output.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ def start_postfix(folder: Path, transports: dict[str, str]) -> Path:
     master = Path("/usr/share/postfix/master.cf.dist").read_text()
     master = re.sub(r"^smtp +inet.*$", f"127.0.0.1:{PORT} inet n - n - 20 smtpd", master, flags=re.M)
     master = re.sub(r"^(\w+ +unix +[-yn] +[-yn] +)y", r"\1n", master, flags=re.M)
-    fast = "".join(f" -o smtp_{name}_timeout=2s" for name in ("helo", "mail", "rcpt", "data_init", "data_xfer", "data_done"))
+    fast = "".join(
+        f" -o smtp_{name}_timeout=2s" for name in ("helo", "mail", "rcpt", "data_init", "data_xfer", "data_done")
+    )
     master += f"\nfast unix - - n - 50 smtp{fast}\nours unix - - n - 50 smtp\nlours unix - - n - 50 lmtp\n"
     (conf / "master.cf").write_text(master)
     (conf / "main.cf").write_text(f"""
@@ -103,7 +105,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
                     break
                 await asyncio.sleep(0.1)
         finally:
-            await loop.run_in_executor(None, lambda: subprocess.run(["postfix", "-c", str(folder / "conf"), "stop"], capture_output=True))
+            await loop.run_in_executor(
+                None, lambda: subprocess.run(["postfix", "-c", str(folder / "conf"), "stop"], capture_output=True)
+            )
             for group in servers.values():
                 for server in group:
                     server.errors.clear()
@@ -114,7 +118,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
             rows = []
             for number in range(case.recipients):
                 match = re.search(
-                    rf"to=<r{number}@{re.escape(domain)}>, relay=(\S+?), .*?dsn=(\S+), status=(\w+) \((.*)\)$", text, re.M
+                    rf"to=<r{number}@{re.escape(domain)}>, relay=(\S+?), .*?dsn=(\S+), status=(\w+) \((.*)\)$",
+                    text,
+                    re.M,
                 )
                 assert match, f"Postfix logged nothing for {domain}"
                 relay, dsn, status, reason = match.groups()
@@ -143,7 +149,10 @@ def inject() -> None:
 
 @pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.name)
 def test_postfix_says_the_same(case, outcomes) -> None:  # type: ignore[no-untyped-def]
-    found = [(status, dsn, re.sub(r"message size \d+", "message size SIZE", text)) for status, dsn, _relay, text in outcomes[case.name]]
+    found = [
+        (status, dsn, re.sub(r"message size \d+", "message size SIZE", text))
+        for status, dsn, _relay, text in outcomes[case.name]
+    ]
     expected = [
         (status, dsn, text.replace("H1", "127.0.0.1[127.0.0.1]").replace("H2", "127.0.0.1[127.0.0.1]"))
         for status, dsn, text in case.outcome

@@ -1,4 +1,6 @@
-"""Mail for every kind of domain through a live Postfix, in a network namespace: the log must say what test_deliver_mx.py expects of us."""
+"""Mail for every kind of domain through a live Postfix, in a network namespace: the log must say what
+test_deliver_mx.py expects of us.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ def namespaces() -> bool:
     )
 
 
-pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.skipif(not namespaces(), reason="needs Postfix, Knot, namespaces")]
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.slow,
+    pytest.mark.skipif(not namespaces(), reason="needs Postfix, Knot, namespaces"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ from fastmta.model.outcome import Bounced, Deferred, Sent
 from tests.client_scenarios import SCENARIOS, Scenario
 from tests.delivery import Harness, Server, message, run
 
-FAST = {
-    name: 0.3
-    for name in ("helo_timeout", "mail_timeout", "rcpt_timeout", "data_init_timeout", "data_xfer_timeout", "data_done_timeout")
-}
+FAST = dict.fromkeys(
+    [f"{name}_timeout" for name in ("helo", "mail", "rcpt", "data_init", "data_xfer", "data_done")], 0.3
+)
 KINDS = {"sent": Sent, "deferred": Deferred, "bounced": Bounced}
 
 
