@@ -63,7 +63,7 @@ class Config:
             raw = self.get_raw(name)
             value = raw if row is not None and row.kind is Kind.RAW else self.expand(raw, name)
             if row is not None and row.kind in (Kind.STR, Kind.RAW, Kind.LIST):
-                self._convert(name, values.check_length, value, row.low, row.high)
+                self._convert(name, values.check_length, name, value, row.low, row.high)
             self._expanded[name] = value
         return value
 

@@ -36,13 +36,14 @@ def report(config: Config) -> list[str]:
 def _add(
     found: dict[str, None], config: Config, name: str, definition: Definition, mentioned: set[str], service: str = ""
 ) -> None:
+    # An empty value switches a feature off: where we have none, that is what one gets.
     where = f"{definition.file}, line {definition.line}: {service}"
     row = _row(config, name)
     if row is None:
         if name not in mentioned:
             text = "read-only parameter assignment" if name in READ_ONLY else "unused parameter"
             found[f"{where}{text}: {name}={definition.value}"] = None
-    elif row.state is not State.WORKS and not _is_default(config, row):
+    elif row.state is not State.WORKS and definition.value and not _is_default(config, row):
         reason = f" ({row.doc})" if row.doc else ""
         found[f"{where}{row.state.value}: {name}={definition.value}{reason}"] = None
 

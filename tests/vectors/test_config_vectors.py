@@ -90,7 +90,6 @@ def test_host_list(case: dict[str, object]) -> None:
             assert str(error) == 'bad address pattern: "be:be"'
             return
         assert case["expect"] == "ERROR"
-        expected = " ".join(map(str, case["warnings"]))  # type: ignore[call-overload]
-        assert str(error).partition(";")[0] in expected
+        assert str(error).partition(";")[0] in str(case["warnings"]).replace("\\", "")
         return
     assert ("YES" if hosts.match_host(str(case["name"]), str(case["address"])) else "NO") == case["expect"]
