@@ -36,8 +36,11 @@ def start(directory: Path) -> int:
         os.close(report_read)
         _daemon(directory, report_write)
     os.close(report_write)
-    with open(report_read, "rb") as report:
-        told = report.read()
+    with open(report_read, "rb", buffering=0) as report:
+        # Workers have the other end open as well: its end of file may come late.
+        told = report.read(1)
+        if told != UP:
+            told += report.read()
     if told == UP:
         return pid
     os.waitpid(pid, 0)
@@ -80,10 +83,10 @@ def _leave_terminal(report: int) -> None:
     os.closerange(report + 1, 4096)
 
 
-def _run_worker(assignment: Assignment) -> object:
+def _run_worker(assignment: Assignment) -> None:
     from fastmta.master.worker import run
 
-    return run(assignment)
+    run(assignment)
 
 
 def _prepare() -> SharedTable:

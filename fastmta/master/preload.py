@@ -15,6 +15,8 @@ from typing import Final
 # The command line needs nothing more; everything else may run in a worker.
 NOT_NEEDED: Final = ("fastmta.cli", "fastmta.__main__")
 LAZY: Final = (
+    "ctypes",
+    "encodings.ascii",
     "encodings.idna",
     "encodings.punycode",
     "encodings.latin_1",

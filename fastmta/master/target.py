@@ -1,7 +1,7 @@
 """What a worker answers on its control socket: the operations of admin.control.ControlTarget, bound to its parts.
 
-Made by master/worker.py, called by admin/control.py on the worker's loop. Nothing here decides: it asks the queue manager and
-the store.
+Made by master/worker.py, called by admin/control.py on the worker's loop. Nothing here decides: it asks the queue
+manager and the store.
 """
 
 from __future__ import annotations
@@ -85,13 +85,17 @@ class WorkerTarget:
             started=worker.started,
             draining=worker.draining,
             memory=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE,
-            sessions=sum(service.sessions for service, _ in worker.services),
+            sessions=sum(len(service.sessions) for service, _ in worker.services),
             active=len(worker.active.messages),
             shards=[
                 ShardState(
-                    shard.number, shard.count(), len(shard.segments), shard.disk_bytes(), str(shard.failed) if shard.failed else ""
+                    shard.number,
+                    sum(segment.live for segment in shard.segments.values()),
+                    len(shard.segments),
+                    sum(segment.size for segment in shard.segments.values()),
+                    str(shard.failed) if shard.failed else "",
                 )
-                for shard in worker.store.shards()
+                for shard in worker.store.shards.values()
             ],
             destinations=[
                 _destination(destination)
@@ -124,7 +128,13 @@ class WorkerTarget:
                         _destination(known) if known else Destination(way.transport, way.nexthop)
                     )
         return Why(
-            queue_id, queue, message.next_attempt, message.attempts, len(left), list(reasons), list(destinations.values())
+            queue_id,
+            queue,
+            message.next_attempt,
+            message.attempts,
+            len(left),
+            list(reasons),
+            list(destinations.values()),
         )
 
     def reopen_log(self) -> None:

@@ -77,7 +77,7 @@ class Worker:
             lambda text: self.log.warning("qmgr", text),
             loop,
         )
-        own = matchlist.MatchList(cfg.own_addresses)
+        own = matchlist.MatchList(cfg.own_addresses())
         self.addresses = AddressResolver(
             _resolve_settings(cfg),
             matchlist.for_parameter(cfg, "mydestination").match_domain,
@@ -85,7 +85,12 @@ class Worker:
             own.match_address,
         )
         self.intake = Intake(
-            IntakeSettings.from_config(cfg), self.store, self.log, self._admit, lambda error: isinstance(error, QueueFull), own.match_address
+            IntakeSettings.from_config(cfg),
+            self.store,
+            self.log,
+            self._admit,
+            lambda error: isinstance(error, QueueFull),
+            own.match_address,
         )
         self.bouncer = Bouncer(BounceSettings.from_config(cfg), self.intake, self.store, self.log)
         self.active = Active(
@@ -100,8 +105,8 @@ class Worker:
             )
         )
         self.operations = Operations(self.active, self.store)
-        self.agents = self._build_agents(cfg, frozenset(cfg.own_addresses))
-        rewrite = _resolve_settings(cfg).rewrite
+        self.agents = self._build_agents(cfg, frozenset(cfg.own_addresses()))
+        rewrite = RewriteSettings.from_config(cfg)
         context = WorkerContext(
             loop=loop,
             log=self.log,
@@ -112,12 +117,15 @@ class Worker:
             has_room=lambda size: self.store.has_space(),
         )
         self.services = [
-            (SmtpdService(cfg.for_service(service), service, context), sockets) for service, sockets in assignment.listeners
+            (SmtpdService(cfg.for_service(service), service, context), sockets)
+            for service, sockets in assignment.listeners
         ]
         self.control = ControlServer(WorkerTarget(self), _control_settings(cfg))
 
     def _build_agents(self, cfg: Config, own: frozenset[str]) -> dict[str, Agent]:
-        context = DeliverContext(loop=self.loop, log=self.log, resolver=self.resolver, content=self.store.content, own_addresses=own)
+        context = DeliverContext(
+            loop=self.loop, log=self.log, resolver=self.resolver, content=self.store.content, own_addresses=own
+        )
         agents = build_agents(cfg, context)
         for service in cfg.services:
             agent = agents.get(service.name)
@@ -178,7 +186,7 @@ class Worker:
             self.adopt()
 
     def drain(self) -> None:
-        """Accept no connection any more; end when the sessions that are open have ended, and what they brought is on its way."""
+        """Accept no connection any more; end when the open sessions have ended and what they brought is on its way."""
         if not self.draining:
             self.draining = True
             self._stop_listening()
@@ -227,7 +235,9 @@ class Worker:
 
 
 def _control_settings(cfg: Config) -> ControlSettings:
-    return ControlSettings(flush_users=cfg.get_list("authorized_flush_users"), mailq_users=cfg.get_list("authorized_mailq_users"))
+    return ControlSettings(
+        flush_users=cfg.get_list("authorized_flush_users"), mailq_users=cfg.get_list("authorized_mailq_users")
+    )
 
 
 def _ident(cfg: Config, service: Service) -> str:
@@ -237,17 +247,8 @@ def _ident(cfg: Config, service: Service) -> str:
 
 
 def _resolve_settings(cfg: Config) -> ResolveSettings:
-    rewrite = RewriteSettings(
-        myorigin=cfg.get_str("myorigin"),
-        mydomain=cfg.get_str("mydomain"),
-        append_at_myorigin=cfg.get_bool("append_at_myorigin"),
-        append_dot_mydomain=cfg.get_bool("append_dot_mydomain"),
-        swap_bangpath=cfg.get_bool("swap_bangpath"),
-        allow_percent_hack=cfg.get_bool("allow_percent_hack"),
-        empty_address_recipient=cfg.get_str("empty_address_recipient"),
-    )
     return ResolveSettings(
-        rewrite=rewrite,
+        rewrite=RewriteSettings.from_config(cfg),
         myhostname=cfg.get_str("myhostname"),
         local_transport=cfg.get_str("local_transport"),
         relay_transport=cfg.get_str("relay_transport"),
@@ -262,7 +263,8 @@ def _resolve_settings(cfg: Config) -> ResolveSettings:
 
 async def _serve(assignment: Assignment) -> None:
     loop = asyncio.get_running_loop()
-    worker = Worker(assignment, loop)
+    worker = Worker(assignment, loop)  # as root, where we are: it reads private keys
+    assignment.drop_privileges()
     loop.set_exception_handler(lambda _, context: worker.failed(context))
     try:
         await worker.start()
@@ -275,6 +277,5 @@ def run(assignment: Assignment) -> None:
     """Be a worker until told to stop. Returns when everything is on disk; raises what kept it from starting."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    assignment.drop_privileges()
     sys.setswitchinterval(0.05)
     uvloop.run(_serve(assignment))
