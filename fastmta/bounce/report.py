@@ -171,7 +171,7 @@ def _status(settings: ReportSettings, envelope: Envelope, fates: Sequence[Fate])
             out.append(f"Original-Recipient: {fate.recipient.dsn_orcpt}")
         else:
             given = quote_822_local(fate.recipient.orig_to or fate.recipient.address)
-            out.append(f"Original-Recipient: {_type(given)};{given}")
+            out.append(f"Original-Recipient: rfc822;{given}")  # whatever it is: as smtpd assumes for a missing ORCPT
         out += [f"Action: {fate.action}", f"Status: {fate.dsn}"]
         if fate.remote_mta:
             out.append(f"Remote-MTA: dns; {fate.remote_mta}")

@@ -16,7 +16,9 @@ from typing import Any, BinaryIO
 
 AVAILABLE = os.geteuid() == 0 and shutil.which("postfix") and Path("/usr/share/postfix/master.cf.dist").exists()
 
-REFUSAL = "550 5.1.1 <%s>: no such user here, sorry; this text is long enough to be wrapped around in the report, isn't it"
+REFUSAL = (
+    "550 5.1.1 <%s>: no such user here, sorry; this text is long enough to be wrapped around in the report, isn't it"
+)
 
 
 class Sink:
@@ -188,7 +190,9 @@ class Client:
         self.socket.sendall(data + b"\r\n")
         return self.reply()
 
-    def mail(self, sender: str, recipients: list[str], content: bytes, options: str = "", rcpt_options: str = "") -> str:
+    def mail(
+        self, sender: str, recipients: list[str], content: bytes, options: str = "", rcpt_options: str = ""
+    ) -> str:
         """One transaction; the last reply, or the first that refuses."""
         replies = [self.send(f"MAIL FROM:<{sender}>{options}")]
         replies += [self.send(f"RCPT TO:<{recipient}>{rcpt_options}") for recipient in recipients]

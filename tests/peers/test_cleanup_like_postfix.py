@@ -60,14 +60,17 @@ CONTENTS: dict[str, bytes] = {
     "header lines 126 to 130": b"".join(b"X: " + b"x" * n + b"\r\n" for n in range(122, 130)) + HEADER + b"\r\nb\r\n",
     "long lines": HEADER + b"\r\n" + b"".join(b"x" * n + b"\r\n" for n in (998, 999, 2046, 2047, 2048, 2049, 2050)),
     "very long lines": HEADER + b"\r\n" + b"".join(b"x" * n + b"\r\n" for n in (4095, 4096, 4097, 2175, 2176, 9000)),
-    "long dotted lines": HEADER + b"\r\n" + b"".join(b".." + b"x" * n + b"\r\n" for n in (2045, 2046, 2047, 2173, 2174)),
+    "long dotted lines": HEADER
+    + b"\r\n"
+    + b"".join(b".." + b"x" * n + b"\r\n" for n in (2045, 2046, 2047, 2173, 2174)),
     "long header lines": b"".join(b"X: " + b"x" * n + b"\r\n" for n in (2044, 2045, 2046, 4093, 4094, 2171, 2172, 2173))
     + HEADER
     + b"\r\nb\r\n",
     "4 KB": HEADER + b"\r\n" + (b"x" * 70 + b"\r\n") * 57,
     "100 KB": HEADER + b"\r\n" + b"".join(b"%d " % n + b"x" * (n % 300) + b"\r\n" for n in range(600)),
     "mime": HEADER
-    + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\nContent-Type: text/plain\r\nX-Y: z\r\n\r\ntext\r\n--b--\r\n',
+    + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n'
+    + b"--b\r\nContent-Type: text/plain\r\nX-Y: z\r\n\r\ntext\r\n--b--\r\n",
 }
 
 
@@ -167,9 +170,7 @@ def compare(
 
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("local", [True, False], ids=["local", "remote"])
-def test_content_size_and_log(
-    postfix: postfix_relay.Postfix, sink: postfix_relay.Sink, name: str, local: bool
-) -> None:
+def test_content_size_and_log(postfix: postfix_relay.Postfix, sink: postfix_relay.Sink, name: str, local: bool) -> None:
     compare(postfix, sink, CONTENTS[name], local=local)
 
 
