@@ -46,6 +46,23 @@ _NAMES: Final = (
     Parameter("double_bounce_sender", STR, "double-bounce", 1, doc="local part of mail that is never bounced"),
 )
 
+_ADDRESSES: Final = (
+    Parameter("append_at_myorigin", BOOL, "yes", doc="an address without domain gets @myorigin"),
+    Parameter(
+        "append_dot_mydomain",
+        BOOL,
+        "${{$compatibility_level} <level {1} ? {yes} : {no}}",
+        doc="a domain without dot gets .mydomain",
+    ),
+    Parameter("swap_bangpath", BOOL, "yes", doc="site!user means user@site"),
+    Parameter("allow_percent_hack", BOOL, "yes", doc="user%domain means user@domain"),
+    Parameter("resolve_dequoted_address", BOOL, "yes", doc="look for @, % and ! inside a quoted local part too"),
+    Parameter("resolve_null_domain", BOOL, "no", doc="user@ is local"),
+    Parameter("resolve_numeric_domain", BOOL, "no", doc="user@192.0.2.1 is user@[192.0.2.1]"),
+    Parameter("recipient_delimiter", STR, "", doc="what separates user and extension"),
+    Parameter("allow_min_user", BOOL, "no", doc="deliver to recipients that begin with -"),
+)
+
 _ROUTING: Final = (
     Parameter("relayhost", STR, "", doc="next hop of all mail that is not for us; [host] means no MX lookup"),
     Parameter(
@@ -110,6 +127,9 @@ _QUEUE: Final = (
     Parameter("local_destination_recipient_limit", INT, "1", doc="recipients of one local delivery"),
     Parameter("delay_warning_time", TIME, "0h", doc="age at which the sender is told of the delay; 0 means never"),
     Parameter("2bounce_notice_recipient", STR, "postmaster", 1, doc="who gets mail that could not be returned"),
+    Parameter("bounce_notice_recipient", STR, "postmaster", 1, doc="who gets copies of bounces (notify_classes)"),
+    Parameter("delay_notice_recipient", STR, "postmaster", 1, doc="who gets copies of delay notices (notify_classes)"),
+    Parameter("notify_classes", LIST, "resource, software", doc="what the postmaster is told of"),
     Parameter("bounce_size_limit", INT, "50000", doc="bytes of a message that a bounce returns"),
     Parameter(
         "in_flow_delay",
@@ -131,6 +151,10 @@ _LOGGING: Final = (
 
 _PROCESSES: Final = (
     Parameter("mail_owner", STR, "postfix", 1, doc="the user that workers run as"),
+    Parameter("setgid_group", STR, "postdrop", 1, doc="the group that may ask the workers"),
+    Parameter("authorized_flush_users", LIST, "static:anyone", doc="who may use postqueue -f and -i"),
+    Parameter("authorized_mailq_users", LIST, "static:anyone", doc="who may list the queue"),
+    Parameter("daemon_timeout", TIME, "18000s", 1, doc="how long one delivery may take until it is given up as lost"),
     Parameter("process_id_directory", STR, "pid", 1, doc="where the lock of the master is, under queue_directory"),
     Parameter("data_directory", STR, "/var/lib/postfix", 1, state=_NO_EFFECT, doc="all state is in queue_directory"),
     Parameter("daemon_directory", STR, "/usr/lib/postfix/sbin", 1, state=_NO_EFFECT, doc=_ONE_PROGRAM),
@@ -149,8 +173,7 @@ _PROCESSES: Final = (
         INT,
         "100",
         1,
-        state=_NO_EFFECT,
-        doc="a worker serves many clients at a time: see fastmta_workers and smtpd_client_connection_count_limit",
+        doc="deliveries of a transport at a time, where master.cf says -",
     ),
     Parameter("max_idle", TIME, "100s", 1, state=_NO_EFFECT, doc="workers are not stopped when idle"),
     Parameter("max_use", INT, "100", 1, state=_NO_EFFECT, doc="workers are not replaced after some use"),
@@ -199,4 +222,4 @@ _OURS: Final = (
     Parameter("fastmta_listen_backlog", INT, "4096", 1, doc="connections that may wait to be accepted"),
 )
 
-ROWS: Final = _NAMES + _ROUTING + _QUEUE + _LOGGING + _PROCESSES + _OURS
+ROWS: Final = _NAMES + _ADDRESSES + _ROUTING + _QUEUE + _LOGGING + _PROCESSES + _OURS

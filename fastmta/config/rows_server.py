@@ -58,6 +58,7 @@ _SESSION: Final = (
     Parameter("smtpd_forbid_bare_newline_exclusions", LIST, "$mynetworks", doc="clients to which that does not apply"),
     Parameter("smtpd_forbid_bare_newline_reject_code", INT, "550", 400, 599, doc="reply code for it"),
     Parameter("smtpd_forbid_unauth_pipelining", BOOL, "yes", doc="refuse commands that come before they may"),
+    Parameter("always_add_missing_headers", BOOL, "no", doc="add From:, Date:, Message-Id: for remote clients too"),
     Parameter("cleanup_replace_stray_cr_lf", BOOL, "yes", doc="CR and LF inside a line become spaces"),
     Parameter("smtpd_peername_lookup", BOOL, "yes", doc="look up the client's name"),
     Parameter("smtpd_client_port_logging", BOOL, "no", doc="log the client's port"),
