@@ -70,6 +70,11 @@ class Chores:
             if self._timer is None:
                 self._timer = self._loop.call_soon(self._run)
 
+    @property
+    def reached(self) -> int:
+        """The last batch that is known to be durable."""
+        return self._durable
+
     def finish(self, until_durable: Callable[[int], None]) -> None:
         """Run all chores to their end now; until_durable blocks until that batch is durable."""
         while self._queue:

@@ -32,6 +32,7 @@ class Giving:
         self._flush_after: bytes | None = None
         self._flush_end = b""
         self._flush_parked: list[Message] = []
+        self._flush_seen: set[str] = set()
 
     def restart(self) -> None:
         """The index is another one."""
@@ -80,8 +81,9 @@ class Giving:
     def flush(self, index: Index | None) -> None:
         """Begin to walk all that there is."""
         self._flush_after = b""
-        self._flush_end = b"" if index is None else index.last_key()
+        self._flush_end = b"\xff" * 8 if index is None else index.last_key()
         self._flush_parked = [message for message, _ in self._behind.parked.values()]
+        self._flush_seen = {message.envelope.queue_id for message in self._flush_parked}
 
     def flushed(self, index: Index, limit: int) -> list[Message] | None:
         """A step of the walk; None at its end."""
@@ -94,14 +96,12 @@ class Giving:
         looked = 0
         while self._flush_after is not None and len(found) < limit and looked < LOOK:
             rows = index.entries(self._flush_after, min(limit - len(found), ROWS))
-            if not rows or (self._flush_end and rows[0][0] > self._flush_end):
-                self._flush_after = None
-                break
             looked += len(rows)
-            self._flush_after = rows[-1][0]
-            for _, entry in rows:
-                if entry.state is None or not entry.state.flags & FLAG_HOLD:
+            for key, entry in rows:
+                held = entry.state is not None and entry.state.flags & FLAG_HOLD
+                if key <= self._flush_end and not held and entry.envelope.queue_id not in self._flush_seen:
                     self._give(entry, found)
+            self._flush_after = rows[-1][0] if rows and rows[-1][0] < self._flush_end else None
         if not found and self._flush_after is None:
             return None
         return found

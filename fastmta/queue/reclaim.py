@@ -153,10 +153,12 @@ class Reclaim:
             yield shard.hurry()
             if shard.unsettled:
                 return  # they could not be written: another time
-        segments.unlink(number)
-        yield None
+        yield from segments.unlink(number)
 
     def clear(self) -> None:
         """Unlink everything: the queue is empty, and is being closed."""
-        for number in sorted(self._shard.segments):
-            self._shard.segments.unlink(number)
+        segments = self._shard.segments
+        for number in sorted(segments):
+            segments.path(number).unlink()
+            segments.sync_directory()
+            segments.forget(number)

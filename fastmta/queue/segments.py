@@ -7,7 +7,8 @@ is not what was written is None.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -125,14 +126,30 @@ class Segments(dict[int, Segment]):
         os.truncate(self.path(number), size)
         self[number].size = size
 
-    def unlink(self, number: int) -> None:
-        """Remove a segment, durably."""
+    def unlink(self, number: int) -> Generator[None, None, None]:
+        """Remove a segment, durably: in a thread, for it takes milliseconds. Ends when that is done. Raises OSError."""
         fd = self._files.pop(number, None)
         if fd is not None:
             os.close(fd)
-        self.path(number).unlink(missing_ok=True)
+        trouble: list[OSError] = []
+        thread = threading.Thread(target=self._unlink, args=(number, trouble), name="unlink", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            yield None
+        if trouble:
+            raise trouble[0]
+        self.forget(number)
+
+    def _unlink(self, number: int, trouble: list[OSError]) -> None:
+        try:
+            self.path(number).unlink(missing_ok=True)
+            self.sync_directory()
+        except OSError as error:
+            trouble.append(error)
+
+    def forget(self, number: int) -> None:
+        """It is gone, durably, and so nothing needs a tombstone in it."""
         self.pop(number, None)
-        self.sync_directory()
         for segment in self.values():
             if segment.tombs:
                 segment.tombs.pop(number, None)

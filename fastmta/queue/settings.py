@@ -48,6 +48,9 @@ class QueueSettings(msgspec.Struct, frozen=True):
         return cls(
             shards=config.get_int("fastmta_queue_shards"),
             long_queue_ids=config.get_bool("enable_long_queue_ids"),
+            segment_size=config.get_int("fastmta_queue_segment_size"),
+            memory_budget=config.get_int("fastmta_queue_memory_limit"),
+            index_map_size=config.get_int("fastmta_queue_index_size"),
             minimum_free=max(config.get_int("queue_minfree"), config.get_int("message_size_limit") * 3 // 2),
         )
 

@@ -320,6 +320,16 @@ class Shard:
         self.remove(message)
 
     @property
+    def durable(self) -> int:
+        """The last batch whose state changes are on disk."""
+        return self._chores.reached
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way in the background."""
+        return self._chores.busy
+
+    @property
     def unsettled(self) -> bool:
         """Whether state changes wait for a second attempt to write them."""
         return self._put_back
