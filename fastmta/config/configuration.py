@@ -84,9 +84,10 @@ class Config:
     # -- numbers
 
     def get_int(self, name: str) -> int:
-        """A number within the parameter's bounds."""
+        """A number within the parameter's bounds, and within those of Postfix's type for it."""
         row = self._row(name)
-        return self._convert(name, values.to_int, name, self.get_str(name), row.low, row.high)
+        limit = values.LONG_MAX if row.kind is Kind.SIZE else values.INT_MAX
+        return self._convert(name, values.to_int, name, self.get_str(name), row.low, row.high, limit)
 
     def get_size(self, name: str) -> int:
         """A number of bytes, up to 2**63 - 1. No units, as in Postfix."""

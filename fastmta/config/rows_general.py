@@ -206,10 +206,10 @@ _OURS: Final = (
         "fastmta_queue_segment_size", SIZE, "67108864", 65536, doc="bytes at which a log file of the queue is closed"
     ),
     Parameter(
-        "fastmta_queue_memory_limit", SIZE, "67108864", 0, doc="bytes of message content kept in memory per worker"
+        "fastmta_queue_memory_limit", SIZE, "67108864", 0, doc="bytes of message content kept in memory, per shard"
     ),
     Parameter(
-        "fastmta_queue_index_size", SIZE, "17179869184", 1048576, doc="most bytes of a shard's index, as address space"
+        "fastmta_queue_index_size", SIZE, "68719476736", 1048576, doc="most bytes of a shard's index, as address space"
     ),
     Parameter("fastmta_stop_timeout", TIME, "30s", 0, doc="time that deliveries under way have at stop"),
     Parameter(

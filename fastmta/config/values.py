@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Final
 
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_INT_MAX: Final = 2**31 - 1
+INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
 LIST_SEPARATORS: Final = ", \t\r\n"
 
 
-def to_int(name: str, text: str, low: int = 0, high: int = 0, limit: int = _INT_MAX) -> int:
+def to_int(name: str, text: str, low: int = 0, high: int = 0, limit: int = INT_MAX) -> int:
     """A decimal number as C's strtol reads it. low and high 0: no bound; limit is the largest that the type holds."""
     digits = text.lstrip(" \t\r\n\v\f")
     sign = digits[:1] if digits[:1] in ("-", "+") else ""
@@ -49,7 +49,7 @@ def to_seconds(name: str, text: str, unit: str = "s", low: int = 0, high: int = 
     if not (digits.isdigit() and digits.isascii()):
         raise ValueError(f"parameter {name}: bad time value or unit: {text}")
     seconds = int(digits) * _SECONDS[unit]
-    if seconds > _INT_MAX:
+    if seconds > INT_MAX:
         raise ValueError(f"parameter {name}: bad time value or unit: {text}")
     if low and seconds < low:
         raise ValueError(f"invalid {name}: {seconds} (min {low})")
