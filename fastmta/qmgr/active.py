@@ -126,6 +126,7 @@ class Active:
         queue_id = envelope.queue_id
         if message.flags:
             if message.flags & FLAG_HOLD:
+                self.context.store.park(message)
                 return False
             if message.flags & FLAG_EXPIRE:
                 self._expire(message, now)

@@ -59,6 +59,9 @@ class Store(Protocol):
     def remove(self, message: Message, /) -> None:
         """All recipients are done."""
 
+    def held(self) -> list[Message]:
+        """All messages that somebody took and has not parked or removed."""
+
     def due(self, now: float, limit: int, /) -> list[Message]:
         """Messages whose next attempt has come and that are not in memory."""
 

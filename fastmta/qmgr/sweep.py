@@ -27,6 +27,7 @@ class Sweep:
     def __init__(self, active: Active) -> None:
         """active: whose messages."""
         self._active = active
+        self._strange: set[Message] = set()
 
     def run(self) -> list[str]:
         """Look, repair, and return what was wrong, a line each; nothing, normally."""
@@ -54,9 +55,20 @@ class Sweep:
             if request.started < late:
                 wrong.append(f"{request.message.envelope.queue_id}: no answer from transport {request.transport}")
                 request.finish([LOST] * len(request.recipients), Attempt())
+        wrong.extend(self._orphans())
         for line in wrong:
             active.log.panic("qmgr", line)
         return wrong
+
+    def _orphans(self) -> list[str]:
+        """Messages that the queue gave out and that nobody has; seen twice: one may be coming in just now."""
+        active = self._active
+        strange = {message for message in active.context.store.held() if message.queue_id not in active.messages}
+        lost, self._strange = strange & self._strange, strange - self._strange
+        for message in lost:
+            message.next_attempt = active.now() + active.settings.minimal_backoff_time
+            active.context.store.park(message)
+        return [f"{message.queue_id}: taken from the queue, and owned by nobody" for message in lost]
 
     def _give_back(self, message: Message) -> None:
         """Let the queue own it again. Results that still come are logged, and ignored."""

@@ -130,9 +130,7 @@ class Worker:
         self.ways: dict[str, Outcome | Way] = {}
         self._number = count(1)
         self._flush: list[str] = []
-        self.active = Active(
-            ActiveContext(settings, self, self, self, self, world, table, world.clock)  # type: ignore[arg-type]
-        )
+        self.active = Active(ActiveContext(settings, self, self, self, self, world, table, world.clock))
 
     # the queue
 
@@ -142,6 +140,9 @@ class Worker:
     def park(self, message: Message) -> None:
         self.records += 1
         self.parked.add(message.queue_id)
+
+    def held(self) -> list[Message]:
+        return [message for queue_id, message in self.stored.items() if queue_id not in self.parked]
 
     def take(self, queue_id: str) -> Message | None:
         if queue_id not in self.parked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -444,7 +445,7 @@ def test_rate_delay_over_workers(world: World) -> None:
             worker.send("a@example.com")
     world.run(100, lambda: all(worker.idle for worker in workers))
     times = sorted(when - START for agent in agents for when, *_ in agent.requests)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert len(times) == 6
     assert min(gaps) >= 6
 
