@@ -58,6 +58,7 @@ class _Domain(msgspec.Struct, frozen=True, gc=False):
     local: bool
     transport: str  # "" is a domain that makes no sense
     nexthop: str
+    literal: str = ""  # what to write instead, for a bare address (resolve_numeric_domain)
 
 
 class Resolver:
@@ -85,7 +86,7 @@ class Resolver:
             if domain is None:
                 domain = self._remember(name)
             if not domain.local:
-                return Resolved(domain.transport, domain.nexthop, address) if domain.transport else BAD_SYNTAX
+                return _outside(domain, address)
         return self._resolve_local(address)
 
     def domain_class(self, name: str) -> str:
@@ -119,7 +120,7 @@ class Resolver:
             return _Domain(False, "", "")
         chosen = settings.relay_transport if self._is_relay_domain(folded) else settings.default_transport
         transport, nexthop = _split(chosen, settings.relayhost or folded)
-        return _Domain(False, transport, nexthop)
+        return _Domain(False, transport, nexthop, folded if folded[0] == "[" and name[0] != "[" else "")
 
     def _is_local(self, folded: str) -> bool:
         if self._is_local_domain(folded):
@@ -146,7 +147,7 @@ class Resolver:
             else:
                 domain = self._domains.get(name) or self._remember(name)
                 if not domain.local:
-                    return Resolved(domain.transport, domain.nexthop, current) if domain.transport else BAD_SYNTAX
+                    return _outside(domain, current)
                 if not local:
                     return Resolved(domain.transport, domain.nexthop, "MAILER-DAEMON" + current)
                 domain_name = name
@@ -184,6 +185,14 @@ class Resolver:
             user, _, site = text.rpartition("%")
             return canonical(f"{user}@{site}", settings.rewrite)
         return None
+
+
+def _outside(domain: _Domain, address: str) -> Resolved | Bounced:
+    if not domain.transport:
+        return BAD_SYNTAX
+    if domain.literal:
+        address = f"{address.rpartition('@')[0]}@{domain.literal}"
+    return Resolved(domain.transport, domain.nexthop, address)
 
 
 def _split(transport: str, nexthop: str) -> tuple[str, str]:

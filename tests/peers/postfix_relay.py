@@ -8,6 +8,7 @@ import shutil
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -101,17 +102,17 @@ class Sink:
 
 
 class Postfix:
-    """One instance in a folder. It listens on port and relays to sink_port."""
+    """One instance in a folder of its own. It listens on port and relays to sink_port."""
 
-    def __init__(self, folder: Path, port: int, sink_port: int, settings: str = "", services: str = "") -> None:
-        self.folder = folder
+    def __init__(self, port: int, sink_port: int, settings: str = "", services: str = "") -> None:
+        # Not a folder of pytest's: those are closed to the users that Postfix's processes run as.
+        self.folder = folder = Path(tempfile.mkdtemp(prefix="postfix-"))
         self.port = port
         self.log = folder / "mail.log"
         conf = self.conf = folder / "conf"
         for name in ("conf", "queue", "data"):
             (folder / name).mkdir()
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
+        folder.chmod(0o755)
         shutil.chown(folder / "data", "postfix")
         for source in Path("/etc/postfix").glob("*"):
             if source.name.startswith(("postfix-files", "postfix-script", "post-install", "dynamicmaps.cf")):
@@ -167,6 +168,7 @@ class Postfix:
 
     def stop(self) -> None:
         subprocess.run(["postfix", "-c", str(self.conf), "abort"], check=False, capture_output=True, timeout=60)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Client:

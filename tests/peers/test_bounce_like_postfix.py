@@ -62,15 +62,15 @@ def sink() -> Iterator[postfix_relay.Sink]:
 
 
 @pytest.fixture(scope="module")
-def postfix(tmp_path_factory: pytest.TempPathFactory, sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
-    server = postfix_relay.Postfix(tmp_path_factory.mktemp("postfix"), PORT, SINK_PORT)
+def postfix(sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
+    server = postfix_relay.Postfix(PORT, SINK_PORT)
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="module")
-def noisy(tmp_path_factory: pytest.TempPathFactory, sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
-    server = postfix_relay.Postfix(tmp_path_factory.mktemp("noisy"), NOISY_PORT, SINK_PORT, QUICK)
+def noisy(sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
+    server = postfix_relay.Postfix(NOISY_PORT, SINK_PORT, QUICK)
     yield server
     server.stop()
 

@@ -82,9 +82,9 @@ def sink() -> Iterator[postfix_relay.Sink]:
 
 
 @pytest.fixture(scope="module")
-def postfix(tmp_path_factory: pytest.TempPathFactory, sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
+def postfix(sink: postfix_relay.Sink) -> Iterator[postfix_relay.Postfix]:
     remote = f"127.0.0.1:{REMOTE_PORT} inet n - n - 20 smtpd\n  -o local_header_rewrite_clients=\n"
-    server = postfix_relay.Postfix(tmp_path_factory.mktemp("postfix"), PORT, SINK_PORT, services=remote)
+    server = postfix_relay.Postfix(PORT, SINK_PORT, services=remote)
     yield server
     server.stop()
 
