@@ -44,7 +44,7 @@ def _add(
             text = "read-only parameter assignment" if name in READ_ONLY else "unused parameter"
             found[f"{where}{text}: {name}={definition.value}"] = None
     elif row.state is not State.WORKS and definition.value and not _is_default(config, row):
-        reason = f" ({row.doc})" if row.doc else ""
+        reason = f" ({row.doc})" if row.state is State.NO_EFFECT else ""
         found[f"{where}{row.state.value}: {name}={definition.value}{reason}"] = None
 
 

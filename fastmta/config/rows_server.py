@@ -62,9 +62,15 @@ _SESSION: Final = (
     Parameter("cleanup_replace_stray_cr_lf", BOOL, "yes", doc="CR and LF inside a line become spaces"),
     Parameter("smtpd_peername_lookup", BOOL, "yes", doc="look up the client's name"),
     Parameter("smtpd_client_port_logging", BOOL, "no", doc="log the client's port"),
-    Parameter("smtpd_delay_open_until_valid_rcpt", BOOL, "yes", doc="a queue id only at the first good recipient"),
+    Parameter(
+        "smtpd_delay_open_until_valid_rcpt",
+        BOOL,
+        "yes",
+        state=State.NOT_YET,
+        doc="a queue id only at the first good recipient",
+    ),
     Parameter("smtpd_service_name", STR, "smtpd", 1, state=State.NOT_YET),
-    Parameter("smtpd_reject_footer", RAW, "", doc="text added to refusals"),
+    Parameter("smtpd_reject_footer", RAW, "", state=State.NOT_YET, doc="text added to refusals"),
 )
 
 _LIMITS: Final = (
@@ -79,8 +85,10 @@ _LIMITS: Final = (
         "${smtpd_client_connection_limit_exceptions:$mynetworks}",
         doc="clients without these limits",
     ),
-    Parameter("anvil_rate_time_unit", TIME, "60s", 1, doc="the time unit of the rates"),
-    Parameter("anvil_status_update_time", TIME, "600s", 1, doc="how often the highest rates are logged"),
+    Parameter("anvil_rate_time_unit", TIME, "60s", 1, state=State.NOT_YET, doc="the time unit of the rates"),
+    Parameter(
+        "anvil_status_update_time", TIME, "600s", 1, state=State.NOT_YET, doc="how often the highest rates are logged"
+    ),
 )
 
 _ACCESS: Final = (
