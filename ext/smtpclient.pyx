@@ -74,6 +74,8 @@ STATE_CLOSED = S_CLOSED
 # Content up to this size goes out in one buffer with its final dot; more is left to the handler.
 cdef enum:
     ONE_BUFFER = 65536
+    # A line may come with so many CRs (and whatever else is too much) before it is cut without waiting for its end.
+    SLACK = 64
 
 # 1: may not stand unquoted in a local part (Postfix: is_821_dot_string), 2: must be quoted in xtext, RFC 3461 section 4
 cdef unsigned char SPECIAL[256]
@@ -457,8 +459,9 @@ cdef class SmtpClient:
                 self.skipping = False
             else:
                 size = newline - at
-                while size > 0 and at[size - 1] == c'\r':
-                    size -= 1
+                if size <= self.line_limit + SLACK:
+                    while size > 0 and at[size - 1] == c'\r':
+                        size -= 1
                 if size > self.line_limit:
                     size = self.line_limit
                     self.handler.too_long(printable(at, size))
@@ -468,7 +471,7 @@ cdef class SmtpClient:
                     return
             at = newline + 1
         if at < end and self.state != S_CLOSED and not self.skipping:
-            if end - at > self.line_limit:
+            if end - at > self.line_limit + SLACK:
                 self.skipping = True
                 self.handler.too_long(printable(at, self.line_limit))
                 self.line(at, self.line_limit)
@@ -523,15 +526,15 @@ cdef class SmtpClient:
         elif state == S_DOT:
             self.on_dot_reply(code, text, size)
         elif state == S_RSET:
-            if tx is not None:
+            if code // 100 != 2:
+                self.handler.unexpected()
+            elif tx is not None:
                 self.state = S_MAIL
                 if not self.pipelining:
                     self.begin(tx)
                     self.flush()
             else:
                 self.state = S_IDLE
-            if code // 100 != 2 or code == 421:
-                self.handler.unexpected()
         elif state == S_IDLE:
             self.handler.unexpected()
         elif state == S_QUIT:
