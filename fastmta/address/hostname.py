@@ -6,10 +6,10 @@ Called by address.resolve, smtpd/ and config/. Pure functions; nothing is raised
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
 _LABEL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+_HEX: Final = frozenset("0123456789abcdefABCDEF")
 _LONGEST_NAME: Final = 255
 _LONGEST_LABEL: Final = 63
 
@@ -51,12 +51,18 @@ def valid_ipv4_hostaddr(text: str) -> bool:
 
 
 def valid_ipv6_hostaddr(text: str) -> bool:
-    """Is it an IPv6 address?"""
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
+    """Does it look like an IPv6 address? As lenient as Postfix: groups may be missing without "::"."""
+    groups = text.split(":")
+    last = groups[-1]
+    if "." in last:
+        if not 3 <= len(groups) <= 7 or not valid_ipv4_hostaddr(last):
+            return False
+        groups[-1] = "0"
+    if not 3 <= len(groups) <= 8 or text.count("::") > 1 or ":::" in text:
         return False
-    return "%" not in text
+    if (not groups[0] and not text.startswith("::")) or (not groups[-1] and not text.endswith("::")):
+        return False
+    return all(len(group) <= 4 and _HEX.issuperset(group) for group in groups)
 
 
 def valid_hostaddr(text: str) -> bool:

@@ -95,7 +95,7 @@ def disconnect(client: str, counters: Iterable[tuple[str, int, int]]) -> str:
             words.append(f"{name}={ok}" if ok == total else f"{name}={ok}/{total}")
             all_ok += ok
             all_total += total
-    words.append(f"commands={all_ok}" if all_ok == all_total else f"commands={all_ok}/{all_total}")
+    words.append(f"commands={all_ok}" if all_ok == all_total > 0 else f"commands={all_ok}/{all_total}")
     return " ".join(words)
 
 
