@@ -97,8 +97,9 @@ def greet(folder: Path, listening: list[tuple[str, int]]) -> None:
     host, port = min(listening, key=lambda pair: ":" in pair[0])
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     shown = f"[{host}]" if ":" in host else host
-    send = "sendmail('me@example.test', 'you@example.test', 'Subject: hi\\n\\nhello')"
-    code = f"import smtplib; smtplib.SMTP('{host}', {port}).{send}"
+    send = "s.sendmail('me@example.test', 'you@example.test', 'Subject: hi\\n\\nhello')"
+    code = f"import smtplib; s = smtplib.SMTP('{host}', {port}); {send}; s.quit()"
+    program = sys.argv[0] if Path(sys.argv[0]).name == "fastmta" else f"{sys.executable} -m fastmta"
     places = ", ".join(f"[{a}]:{p}" if ":" in a else f"{a}:{p}" for a, p in listening)
     print(
         f"""
@@ -108,8 +109,8 @@ FastMTA accepts mail at {places} from this machine.
     swaks --server {shown} --port {port} --from me@example.test --to you@example.test
     python3 -c "{code}"
 
-  Configuration: {folder}/main.cf and master.cf; after a change: {sys.argv[0]} reload -c {folder}
-  Queue:         {sys.argv[0]} postqueue -c {folder} -p
+  Configuration: {folder}/main.cf and master.cf; after a change: {program} reload -c {folder}
+  Queue:         {program} postqueue -c {folder} -p
   Ctrl-C stops it.
 """,
         flush=True,

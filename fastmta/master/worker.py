@@ -77,7 +77,7 @@ class Worker:
             lambda text: self.log.warning("qmgr", text),
             loop,
         )
-        own = matchlist.MatchList(cfg.own_addresses())
+        own = matchlist.MatchList(f"[{address}]" if ":" in address else address for address in cfg.own_addresses())
         self.addresses = AddressResolver(
             _resolve_settings(cfg),
             matchlist.for_parameter(cfg, "mydestination").match_domain,
@@ -151,6 +151,7 @@ class Worker:
         await self.control.start(path)
         os.set_blocking(self.assignment.control_fd, False)
         self.loop.add_reader(self.assignment.control_fd, self._order)
+        self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.call_later(LOG_POLL, self._poll_log)
         self.loop.call_later(ADOPT_INTERVAL, self._adopt_later)
         self.assignment.ready()

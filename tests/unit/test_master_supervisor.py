@@ -335,7 +335,9 @@ def test_workers_of_root_run_as_mail_owner(master: Callable[..., Master]) -> Non
 
 
 @pytest.mark.skipif(not ROOT, reason="only root changes to mail_owner")
-@pytest.mark.parametrize(("owner", "text"), [("nosuchuser", "unknown user name value"), ("root", "privileged user ID: 0")])
+@pytest.mark.parametrize(
+    ("owner", "text"), [("nosuchuser", "unknown user name value"), ("root", "privileged user ID: 0")]
+)
 def test_a_bad_mail_owner_is_named(master: Callable[..., Master], owner: str, text: str) -> None:
     m = master(1, mail_owner=owner)
     m.spawn()
