@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import uvloop
@@ -78,7 +79,7 @@ class Slot:
             self.over.set()
             return None
         request = self.waiting.pop(0)
-        request.started = asyncio.get_running_loop().time() * 0 + __import__("time").time()
+        request.started = time.time()
         return request
 
     def release(self) -> None:
@@ -167,6 +168,8 @@ class Peer:
         self.reader = reader
         self.writer = writer
         self.heard: list[str] = []
+        self.contents: list[bytes] = []
+        self.over = asyncio.Event()  # the script came to its end
 
     async def say(self, *lines: str) -> None:
         self.writer.write("".join(line + "\r\n" for line in lines).encode())
@@ -227,7 +230,7 @@ class Server:
         if path:
             self._server = await asyncio.start_unix_server(self._serve, path)
         else:
-            self._server = await asyncio.start_server(self._serve, address, port)
+            self._server = await asyncio.start_server(self._serve, address, port, limit=1 << 26)
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -250,6 +253,7 @@ class Server:
             self.errors.append(error)
         finally:
             self._tasks.discard(task)
+            peer.over.set()
             writer.close()
 
     async def stop(self) -> None:

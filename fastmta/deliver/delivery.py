@@ -21,43 +21,39 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from fastmta._ext.smtpclient import FEATURE_SMTPUTF8, STATE_DOT, STATE_MAIL, STATE_RCPT, Transaction
+from fastmta._ext.smtpclient import FEATURE_SMTPUTF8, STATE_DOT, STATE_MAIL, Transaction
 from fastmta.deliver.agent import DeliveryRequest, Slot
 from fastmta.deliver.connection import SmtpConnection, open_connection
 from fastmta.deliver.content import fold_long_lines, needs_smtputf8
 from fastmta.deliver.nexthop import NexthopError
+from fastmta.deliver.round import EXCUSE, Round
 from fastmta.deliver.route import Route
-from fastmta.deliver.trouble import Trouble, said
+from fastmta.deliver.trouble import Trouble
 from fastmta.model.envelope import CONTENT_LONG_LINE
-from fastmta.model.outcome import Attempt, Deferred, Result, Sent
+from fastmta.model.outcome import Attempt, Sent
 
 if TYPE_CHECKING:
     from fastmta.deliver.smtp import SmtpAgent
 
 LINE_LIMIT: Final = 998  # bytes: what CONTENT_LONG_LINE is about
-EXCUSE: Final = "server unavailable or unable to receive mail"
 
 
 class Delivery:
-    """The work on one slot. Its request's recipients are known by their positions in request.recipients."""
+    """The work on one slot."""
 
     __slots__ = (
         "_agent",
         "_ahead",
         "_ahead_sent",
-        "_complete_session",
-        "_left",
         "_nexthop",
         "_over",
         "_plain",
         "_request",
-        "_results",
+        "_round",
         "_route",
         "_settings",
-        "_site_down",
         "_slot",
         "_submitted",
-        "_trouble",
     )
 
     def __init__(self, agent: SmtpAgent, slot: Slot) -> None:
@@ -71,11 +67,7 @@ class Delivery:
         self._ahead_sent = 0.0  # Unix time when its commands went out; 0: they have not
         self._over = False  # the slot has no more requests
         self._route: Route | None = None
-        self._left: list[int] | None = None  # positions without a result; None: all, and nothing else is set below
-        self._results: list[Result | None] = []
-        self._trouble: Trouble | None = None  # the latest
-        self._site_down: Deferred | None = None
-        self._complete_session = False
+        self._round: Round | None = None  # None: nothing but the first attempt, so far
         self._plain = False  # the next connection is to be without TLS
         self._submitted = 0.0  # Unix time when the commands went out; 0: they have not
 
@@ -90,7 +82,7 @@ class Delivery:
 
     def _begin(self, request: DeliveryRequest) -> None:
         self._request = request
-        self._left = None
+        self._round = None
         self._route = None
         self._submitted = 0.0
 
@@ -100,16 +92,11 @@ class Delivery:
             raise RuntimeError("no request is in work")
         return request
 
-    def _positions(self) -> list[int]:
-        """The recipients that have no result yet; from here on kept one by one."""
-        if self._left is None:
-            count = len(self._live().recipients)
-            self._left = list(range(count))
-            self._results = [None] * count
-            self._trouble = None
-            self._site_down = None
-            self._complete_session = False
-        return self._left
+    def _recipients(self) -> Round:
+        """The recipients of the request, from here on kept one by one."""
+        if self._round is None:
+            self._round = Round(self._live(), self._settings.soft_bounce, self._agent.info)
+        return self._round
 
     def _take(self) -> DeliveryRequest | None:
         """The next request, if the slot has one."""
@@ -140,8 +127,7 @@ class Delivery:
                 self._refuse(connection, prepared)
                 return
             content = prepared
-        left = self._left
-        recipients = request.recipients if left is None else [request.recipients[position] for position in left]
+        recipients = request.recipients if self._round is None else self._round.recipients()
         connection.courier = self
         connection.submitted()
         self._submitted = time.time()
@@ -210,7 +196,7 @@ class Delivery:
     def transaction_done(self, connection: SmtpConnection, transaction: Transaction) -> None:
         """The server has answered for every recipient."""
         reply = transaction.reply
-        if reply is not None and self._left is None and reply.stage == STATE_DOT and reply.code // 100 == 2:
+        if reply is not None and self._round is None and reply.stage == STATE_DOT and reply.code // 100 == 2:
             request = self._live()
             sent = Sent(reply.dsn, reply.text, connection.host.name, reply.text)
             submitted = self._submitted
@@ -227,7 +213,7 @@ class Delivery:
             )
             self._advance(connection)
             return
-        if reply is not None and reply.code == 421 and reply.stage == STATE_MAIL and connection.uses > 1:
+        if sent_away(connection, transaction):
             connection.abort()
             self._restart()
             return
@@ -258,11 +244,13 @@ class Delivery:
 
     def connection_failed(self, connection: SmtpConnection, trouble: Trouble, transaction: Transaction | None) -> None:
         """The connection broke in a transaction."""
-        if transaction is connection.machine.transaction and connection.stale():
-            self._restart()
-        elif transaction is None:
-            self._fail_all(connection, trouble)
+        if transaction is None:
+            self._recipients().fail(trouble, self._final(connection))
             self._go_on(None, connection)
+        elif sent_away(connection, transaction) or (
+            transaction is connection.machine.transaction and connection.stale()
+        ):
+            self._restart()
         else:
             self._absorb(connection, transaction, trouble)
 
@@ -275,75 +263,25 @@ class Delivery:
 
     def _absorb(self, connection: SmtpConnection, transaction: Transaction, lost: Trouble | None) -> None:
         """Give each recipient what the server said; `lost` is for those that it said nothing about."""
-        request = self._live()
-        host = connection.host
-        final = self._final(connection)
-        fall_back = lost is not None and bool(connection.tls) and self._may_fall_back()
-        known: dict[int, Result | Trouble] = {}
-        kept: list[int] = []
-        for number, position in enumerate(self._positions()):
-            reply = transaction.reply if transaction.replies is None else transaction.replies[number]
-            meaning = known.get(id(reply))
-            first = meaning is None
-            if meaning is None:
-                if reply is None:
-                    meaning = lost or Trouble("4.3.0", EXCUSE)
-                elif reply.stage == STATE_DOT and reply.code // 100 == 2:
-                    meaning = Sent(reply.dsn, reply.text, host.name, reply.text)
-                else:
-                    meaning = said(reply, host.name, host.peer)
-                known[id(reply)] = meaning
-            if not isinstance(meaning, Trouble):
-                self._results[position] = meaning
-                continue
-            self._trouble = meaning
-            if (meaning.soft or self._settings.soft_bounce) and (not final or (fall_back and reply is None)):
-                if first or (reply is not None and reply.stage == STATE_RCPT):
-                    self._agent.info(f"{request.message.queue_id}: {meaning.text}")
-                kept.append(position)
-            else:
-                self._settle(position, meaning)
-        self._left = kept
-        if lost is None:
-            self._complete_session = True
-        elif fall_back and kept:
+        again = lost is not None and bool(connection.tls) and self._may_fall_back()
+        recipients = self._recipients()
+        recipients.absorb(transaction, connection.host, lost, self._final(connection), again)
+        if again and recipients.left:
             self._fall_back(connection, session=True)
         self._go_on(connection if lost is None else None, connection)
 
     def _refuse(self, connection: SmtpConnection, trouble: Trouble) -> None:
         """Fail the message before anything was sent; the connection stays good."""
-        self._fail_all(connection, trouble)
-        self._complete_session = True
+        self._recipients().fail(trouble, self._final(connection))
+        self._recipients().complete_session = True
         self._go_on(connection, connection)
-
-    def _fail_all(self, connection: SmtpConnection | None, trouble: Trouble) -> None:
-        """Fail all recipients that are left: here, or, after a soft error and with hosts left, leave them for those."""
-        positions = self._positions()
-        self._trouble = trouble
-        if connection is not None and (trouble.soft or self._settings.soft_bounce) and not self._final(connection):
-            self._agent.info(f"{self._live().message.queue_id}: {trouble.text}")
-            return
-        for position in positions:
-            self._settle(position, trouble)
-        self._left = []
-
-    def _settle(self, position: int, trouble: Trouble) -> None:
-        outcome = trouble.outcome(self._settings.soft_bounce)
-        self._results[position] = outcome
-        if (
-            trouble.throttle
-            and isinstance(outcome, Deferred)
-            and not self._complete_session
-            and self._site_down is None
-        ):
-            self._site_down = outcome
 
     def _final(self, connection: SmtpConnection) -> bool:
         return self._route.final() if self._route is not None else connection.final_when_reused
 
     def _go_on(self, usable: SmtpConnection | None, used: SmtpConnection | None) -> None:
         """After a session: on to the next host with those who are left, else finish and take the next request."""
-        if not self._left:
+        if not self._recipients().left:
             self._finish(used)
             if usable is not None:
                 self._advance(usable)
@@ -369,18 +307,8 @@ class Delivery:
         """Let a Delivery of its own go on with this request, so that the next one need not wait."""
         other = Delivery(self._agent, self._slot)
         other._over = True
-        for name in (
-            "_request",
-            "_route",
-            "_left",
-            "_results",
-            "_trouble",
-            "_site_down",
-            "_complete_session",
-            "_plain",
-            "_submitted",
-        ):
-            setattr(other, name, getattr(self, name))
+        other._request, other._route, other._round = self._request, self._route, self._round
+        other._plain = self._plain
         self._agent.adopt(other)
         self._agent.spawn(other._travel())
 
@@ -391,8 +319,7 @@ class Delivery:
         attempt = Attempt(setup=(submitted or now) - request.started, transfer=now - submitted if submitted else 0.0)
         if connection is not None:
             attempt.relay, attempt.conn_use, attempt.tls = connection.relay, max(connection.uses, 1), connection.tls
-        missing = Deferred("4.3.0", EXCUSE)
-        request.finish([result or missing for result in self._results], attempt, self._site_down)
+        self._recipients().finish(attempt)
 
     # Hosts
 
@@ -405,15 +332,15 @@ class Delivery:
             await self._try_hosts()
         except NexthopError as error:
             self._agent.warn(str(error))
-            self._fail_all(None, Trouble("4.3.5", "Server configuration error", throttle=True))
+            self._recipients().fail(Trouble("4.3.5", "Server configuration error", throttle=True), final=True)
             self._go_on(None, None)
         except Exception as error:
             self._agent.warn(f"{self._nexthop}: internal error: {error!r}")
-            self._fail_all(None, Trouble("4.3.0", "mail system internal error"))
+            self._recipients().fail(Trouble("4.3.0", "mail system internal error"), final=True)
             self._go_on(None, None)
 
     async def _try_hosts(self) -> None:
-        self._positions()
+        recipients = self._recipients()
         if self._route is None:
             self._route = self._new_route()
         route = self._route
@@ -422,7 +349,7 @@ class Delivery:
             before = route.trouble
             host = await route.next()
             if route.trouble is not before:
-                self._trouble = route.trouble
+                recipients.trouble = route.trouble
             if host is None:
                 self._give_up(route)
                 return
@@ -431,7 +358,7 @@ class Delivery:
             self._plain = False
             connection = await open_connection(agent, host, self._nexthop, route.detect_loops)
             if isinstance(connection, Trouble):
-                self._trouble = connection
+                recipients.trouble = connection
                 agent.info(connection.text)
                 continue
             agent.watch(connection)
@@ -443,12 +370,12 @@ class Delivery:
                 return
             if trouble.dsn == "4.7.5" and not connection.tls and self._may_fall_back():
                 agent.info(f"{self._live().message.queue_id}: {trouble.text}")
-                self._trouble = trouble
+                recipients.trouble = trouble
                 self._fall_back(connection, session=False)
             else:
-                self._fail_all(connection, trouble)
+                recipients.fail(trouble, route.final())
             connection.quit()
-            if not self._left:
+            if not recipients.left:
                 self._finish(connection)
                 self._next()
                 return
@@ -481,7 +408,8 @@ class Delivery:
 
     def _give_up(self, route: Route) -> None:
         """No host is left. What may be a mistake in the configuration is no reason to bounce."""
-        trouble = self._trouble or Trouble("4.3.0", EXCUSE)
+        recipients = self._recipients()
+        trouble = recipients.trouble or Trouble("4.3.0", EXCUSE)
         settings, agent = self._settings, self._agent
         dsn = trouble.dsn
         if not trouble.soft:
@@ -491,12 +419,16 @@ class Delivery:
             elif not settings.lmtp and settings.relayhost and route.first_text == settings.relayhost:
                 agent.warn("relayhost configuration problem")
                 dsn = "4.3.5"
-            elif dsn == "5.4.6" and settings.best_mx_transport and agent.context.pass_on is not None:
-                untouched = len(self._positions()) == len(self._results)
-                if untouched:
-                    agent.context.pass_on(self._live(), settings.best_mx_transport)
-                    self._next()
-                    return
+            elif dsn == "5.4.6" and settings.best_mx_transport and agent.context.pass_on and recipients.untouched:
+                agent.context.pass_on(self._live(), settings.best_mx_transport)
+                self._next()
+                return
         self._submitted = 0.0
-        self._fail_all(None, Trouble(dsn, trouble.text, trouble.remote_mta, trouble.reply, throttle=True))
+        recipients.fail(Trouble(dsn, trouble.text, trouble.remote_mta, trouble.reply, throttle=True), final=True)
         self._go_on(None, None)
+
+
+def sent_away(connection: SmtpConnection, transaction: Transaction) -> bool:
+    """Whether a kept connection turned out to be at its end when a message was to be sent."""
+    reply = transaction.reply
+    return reply is not None and reply.code == 421 and reply.stage == STATE_MAIL and connection.uses > 1
