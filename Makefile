@@ -62,19 +62,21 @@ $(STAMPS)/venv: $(STAMPS)/system
 	@touch $@
 
 $(STAMPS)/packages: pyproject.toml scripts/requirements $(STAMPS)/venv
-	$(PY) scripts/requirements | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@echo "installing what pyproject.toml asks for"
+	@$(PY) scripts/requirements | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
 $(STAMPS)/dev: pyproject.toml scripts/requirements $(STAMPS)/packages
-	$(PY) scripts/requirements dev | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@$(PY) scripts/requirements dev | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
 $(STAMPS)/install: pyproject.toml $(STAMPS)/packages
-	FASTMTA_EXT=none $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@FASTMTA_EXT=none $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
 $(STAMPS)/ext: setup.py $(EXT) $(STAMPS)/install
-	$(PY) setup.py --quiet build_ext --inplace --parallel $$(nproc)
+	@echo "compiling ext/ (a minute when all of it is new; build/ext.log)"
+	@$(PY) setup.py --quiet build_ext --inplace --parallel $$(nproc) > build/ext.log 2>&1 || { cat build/ext.log; exit 1; }
 	@touch $@
 
 $(STAMPS)/peers: scripts/peers
