@@ -1,6 +1,7 @@
 """Contract of the SMTP server machine: states, one handler per command, what is asked of the session. See smtpserver.pyx."""
 
 from fastmta._ext.smtpcontent cimport ContentReader
+from fastmta._ext.smtpsession cimport HeldInput, Limits
 
 cdef enum State:
     AT_START = 0  # nothing said yet
@@ -32,43 +33,7 @@ cdef enum Command:
     C_NONE = -1
 
 
-cdef class ReadBuffer:
-    cdef unsigned char *data
-    cdef readonly Py_ssize_t size
-    cdef object view
-
-
-cdef class Limits:
-    cdef readonly bytes myhostname
-    cdef readonly Py_ssize_t line_length_limit
-    cdef readonly long long message_size_limit
-    cdef readonly int recipient_limit
-    cdef readonly int recipient_overshoot_limit
-    cdef readonly int junk_command_limit
-    cdef readonly int soft_error_limit
-    cdef readonly int hard_error_limit
-    cdef readonly double error_sleep_time
-    cdef readonly bint helo_required
-    cdef readonly bint strict_rfc821_envelopes
-    cdef readonly bint smtputf8_enable
-    cdef readonly bint strict_smtputf8
-    cdef readonly bint disable_vrfy_command
-    cdef readonly bint offer_dsn
-    cdef readonly bint offer_chunking
-    cdef readonly bint offer_starttls
-    cdef readonly bint require_tls
-    cdef readonly bint forbid_unauth_pipelining
-    cdef readonly bint replace_stray_cr_lf
-    cdef readonly bint ask_data
-    cdef readonly int bare_newline_reject_code
-    cdef readonly frozenset noop_commands
-    cdef readonly frozenset forbidden_commands
-    cdef readonly bint forbid_non_letters
-    cdef readonly bint soft_bounce
-    cdef readonly object parse_mailbox
-
-
-cdef class SmtpServer:
+cdef class SmtpServer(HeldInput):
     cdef object handler
     cdef Limits limits
     cdef ContentReader content
@@ -85,12 +50,12 @@ cdef class SmtpServer:
     # the transaction
     cdef bint helo_seen
     cdef bint in_mail
+    cdef bint utf8
     cdef bint chunking
     cdef bint chunk_failed
     cdef bint chunk_last
     cdef long long chunk_left
     cdef long long chunk_size
-    cdef long long chunk_total
     cdef object chunk_reply
     # the session
     cdef int waiting
@@ -105,18 +70,12 @@ cdef class SmtpServer:
     # output
     cdef object output
     cdef object delayed
-    # input that is not finished
-    cdef unsigned char *held
-    cdef Py_ssize_t held_used
-    cdef Py_ssize_t held_room
     cdef Py_ssize_t behind
     cdef bytes cut  # the beginning of a line that is too long
 
     cdef int take(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int go_on(self) except -1
     cdef bint idle(self) noexcept
-    cdef void forget(self) noexcept
-    cdef int hold(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef Py_ssize_t run(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef Py_ssize_t run_line(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int line(self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest) except -1
@@ -127,7 +86,7 @@ cdef class SmtpServer:
     cdef int mail(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef int rcpt(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef object path(self, int command, const unsigned char *p, Py_ssize_t n, list params)
-    cdef object read_path(self, int command, const unsigned char *p, Py_ssize_t n)
+    cdef object read_path(self, int command, const unsigned char *p, Py_ssize_t n, bint utf8)
     cdef int data(self, bint alone) except -1
     cdef int bdat(self, list words, const unsigned char *p, Py_ssize_t n) except -1
     cdef int chunk_done(self) except -1

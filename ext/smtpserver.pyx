@@ -7,8 +7,9 @@ Hooks of the handler answer at once with a reply (bytes with CRLF, several lines
 parsed until resume(reply). A reply that begins with 2 or 3 is success. In the order of a session:
 
     helo(name, esmtp)   mail(sender, size, body, smtputf8, dsn_ret, dsn_envid)   rcpt(address, dsn_orcpt, dsn_notify)
-    data()              end_of_data(content, size, records, flags, chunked)      vrfy(address)
-    starttls()          reset(): the transaction is over without end_of_data     notice(kind, text): something to be logged
+    data()              end_of_data(content, size, records, flags, chunked)      vrfy(address, said)
+    etrn(domain)        starttls()
+    reset(): the transaction is over without end_of_data     notice(kind, text): something to be logged
 
 data() is called only with Limits.ask_data. chunked is the number of bytes that came by BDAT, or -1.
 
@@ -21,24 +22,19 @@ but MemoryError and what a hook raises.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy, memmove
+from cpython.unicode cimport PyUnicode_DecodeASCII
+from libc.string cimport memchr
 
 from fastmta._ext.smtpcontent cimport LF_REJECT, ContentReader
-from fastmta._ext.smtpsyntax cimport plain_path, tokenize
+from fastmta._ext.smtpparams cimport Parameters
+from fastmta._ext.smtpsession cimport HeldInput, Limits, ReadBuffer
+from fastmta._ext.smtpsyntax cimport is_header, is_letter, is_space, is_utf8, plain_path, text_of, tokenize, word_in
 
-from fastmta._ext.smtpsyntax import valid_hostname, xtext_decode
+from fastmta._ext.smtpsyntax import valid_hostname
 
 
 cdef extern from "smtpscan.h" nogil:
     int fm_has_8bit(const unsigned char *p, size_t n)
-
-cdef extern from "<sys/socket.h>" nogil:
-    Py_ssize_t recv(int fd, void *buffer, size_t n, int flags)
-    enum:
-        MSG_PEEK
-        MSG_DONTWAIT
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -62,7 +58,7 @@ NOTICE_SIZE = 6  # the content is over message_size_limit
 NOTICE_BDAT_SYNTAX = 7  # text: the line
 NOTICE_BDAT_NULL = 8
 NOTICE_BDAT_SIZE = 9
-NOTICE_ETRN = 10  # text: the domain
+NOTICE_NOTIFY = 10  # text: the bad word, NUL, the whole value
 cdef enum:
     N_ADDRESS = 1
     N_PIPELINING = 2
@@ -73,7 +69,7 @@ cdef enum:
     N_BDAT_SYNTAX = 7
     N_BDAT_NULL = 8
     N_BDAT_SIZE = 9
-    N_ETRN = 10
+    N_NOTIFY = 10
 
 cdef tuple NAMES = ("helo", "ehlo", "xclient", "xforward", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop",
                     "vrfy", "etrn", "quit", "help", "unknown")
@@ -88,89 +84,23 @@ cdef int[C_MANY] FLAGS
 FLAGS[:] = [F_LIMIT | F_LAST | F_PRE_TLS, F_LIMIT | F_LAST | F_PRE_TLS, F_PRE_TLS, 0, F_PRE_TLS, 0, 0, 0, F_LAST, 0, F_LIMIT,
             F_LIMIT | F_LAST | F_PRE_TLS, F_LIMIT | F_LAST, F_LIMIT, F_PRE_TLS, F_LIMIT | F_PRE_TLS, 0]
 
-cdef dict NOTIFY = {b"NEVER": 1, b"SUCCESS": 2, b"FAILURE": 4, b"DELAY": 8}
-
 cdef bytes OK_MAIL = b"250 2.1.0 Ok\r\n"
 cdef bytes OK = b"250 2.0.0 Ok\r\n"
 cdef bytes GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 cdef bytes NEED_HELO = b"503 5.5.1 Error: send HELO/EHLO first\r\n"
 cdef bytes NOT_IMPLEMENTED = b"502 5.5.1 Error: command not implemented\r\n"
-cdef bytes NO_DSN = b"501 5.7.1 DSN support is disabled\r\n"
 cdef bytes NEED_RCPT = b"503 5.5.1 Error: need RCPT command\r\n"
 cdef bytes NO_VALID_RCPT = b"554 5.5.1 Error: no valid recipients\r\n"
 cdef bytes TOO_MANY_RCPT = b"452 4.5.3 Error: too many recipients\r\n"
 cdef bytes UNSYNCHRONIZED = b"554 5.5.0 Error: SMTP protocol synchronization\r\n"
 cdef bytes HELP = (b"214-2.0.0 Commands:\r\n214-2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT HELP STARTTLS\r\n"
                    b"214 2.0.0 End of HELP info\r\n")
+cdef bytes NEED_SMTPUTF8 = b"553 5.6.7 Must declare SMTPUTF8 to send unicode address\r\n"
 cdef bytes BAD_SENDER = b"501 5.1.7 Bad sender address syntax\r\n"
 cdef bytes BAD_RECIPIENT = b"501 5.1.3 Bad recipient address syntax\r\n"
 
 
-def peek_input(int fd):
-    """What the peer of this socket said and nobody read yet, at most 100 bytes."""
-    cdef char[100] buffer
-    cdef Py_ssize_t n = recv(fd, buffer, 100, MSG_PEEK | MSG_DONTWAIT)
-    return PyBytes_FromStringAndSize(buffer, n) if n > 0 else b""
-
-
-cdef class ReadBuffer:
-    """Where all sessions of a worker read to: the loop reads and feeds one session at a time."""
-
-    def __cinit__(self, Py_ssize_t size=262144):
-        self.view = memoryview(bytearray(size))
-        cdef unsigned char[::1] raw = self.view
-        self.data = &raw[0]
-        self.size = size
-
-    def get_buffer(self, sizehint):
-        """For asyncio.BufferedProtocol."""
-        return self.view
-
-
-cdef class Limits:
-    """What the machine must know of the configuration; names are those of main.cf. parse_mailbox(token, strict) -> str | None
-    reads the addresses that are not plain.
-    """
-
-    def __init__(self, *, bytes myhostname, parse_mailbox, Py_ssize_t line_length_limit=2048,
-                 long long message_size_limit=10240000, int recipient_limit=1000, int recipient_overshoot_limit=1000,
-                 int junk_command_limit=100, int soft_error_limit=10, int hard_error_limit=20, double error_sleep_time=1.0,
-                 bint helo_required=False, bint strict_rfc821_envelopes=False, bint smtputf8_enable=True,
-                 bint strict_smtputf8=False, bint disable_vrfy_command=False, bint offer_dsn=True, bint offer_chunking=True,
-                 bint offer_starttls=False, bint require_tls=False, bint forbid_unauth_pipelining=True,
-                 bint replace_stray_cr_lf=True, bint ask_data=True, int bare_newline_reject_code=550,
-                 frozenset noop_commands=frozenset(), frozenset forbidden_commands=frozenset({b"CONNECT", b"GET", b"POST"}),
-                 bint forbid_non_letters=True, bint soft_bounce=False):
-        self.myhostname = myhostname
-        self.parse_mailbox = parse_mailbox
-        self.line_length_limit = max(line_length_limit, 16)
-        self.message_size_limit = message_size_limit
-        self.recipient_limit = recipient_limit
-        self.recipient_overshoot_limit = recipient_overshoot_limit
-        self.junk_command_limit = junk_command_limit
-        self.soft_error_limit = soft_error_limit
-        self.hard_error_limit = hard_error_limit
-        self.error_sleep_time = error_sleep_time
-        self.helo_required = helo_required
-        self.strict_rfc821_envelopes = strict_rfc821_envelopes
-        self.smtputf8_enable = smtputf8_enable
-        self.strict_smtputf8 = strict_smtputf8
-        self.disable_vrfy_command = disable_vrfy_command
-        self.offer_dsn = offer_dsn
-        self.offer_chunking = offer_chunking
-        self.offer_starttls = offer_starttls
-        self.require_tls = require_tls
-        self.forbid_unauth_pipelining = forbid_unauth_pipelining
-        self.replace_stray_cr_lf = replace_stray_cr_lf
-        self.ask_data = ask_data
-        self.bare_newline_reject_code = bare_newline_reject_code
-        self.noop_commands = noop_commands
-        self.forbidden_commands = forbidden_commands
-        self.forbid_non_letters = forbid_non_letters
-        self.soft_bounce = soft_bounce
-
-
-cdef class SmtpServer:
+cdef class SmtpServer(HeldInput):
     """One session."""
 
     def __cinit__(self, handler, Limits limits, int bare_lf=1):
@@ -179,9 +109,6 @@ cdef class SmtpServer:
         self.bare_lf = bare_lf
         self.content = ContentReader(limits.line_length_limit, limits.message_size_limit, limits.replace_stray_cr_lf)
         self.waiting = self.where_command = C_NONE
-
-    def __dealloc__(self):
-        free(self.held)
 
     # ---------------------------------------------------------------- calls from the driver
 
@@ -289,9 +216,7 @@ cdef class SmtpServer:
             p += part
             n -= part
             self.behind = n
-            used = self.run(self.held, self.held_used)
-            self.held_used -= used
-            memmove(self.held, self.held + used, self.held_used)
+            self.drop_held(self.run(self.held, self.held_used))
         self.behind = 0
         if n > 0:
             if not self.held_used and self.idle():
@@ -306,40 +231,14 @@ cdef class SmtpServer:
 
     cdef int go_on(self) except -1:
         """Work through what was held."""
-        cdef Py_ssize_t used
         if self.held_used and self.idle():
-            used = self.run(self.held, self.held_used)
-            self.held_used -= used
-            memmove(self.held, self.held + used, self.held_used)
+            self.drop_held(self.run(self.held, self.held_used))
         if self.state == AT_END or self.state == AT_TLS or not self.held_used:
             self.forget()
         return 0
 
     cdef bint idle(self) noexcept:
         return self.waiting == C_NONE and self.attention == 0 and self.state != AT_START
-
-    cdef void forget(self) noexcept:
-        """Hold no input."""
-        free(self.held)
-        self.held = NULL
-        self.held_used = self.held_room = 0
-
-    cdef int hold(self, const unsigned char *p, Py_ssize_t n) except -1:
-        cdef Py_ssize_t room = self.held_room
-        cdef unsigned char *more
-        if self.held_used + n > room:
-            if room == 0:
-                room = 64
-            while room < self.held_used + n:
-                room *= 2
-            more = <unsigned char *> realloc(self.held, room)
-            if more == NULL:
-                raise MemoryError
-            self.held = more
-            self.held_room = room
-        memcpy(self.held + self.held_used, p, n)
-        self.held_used += n
-        return 0
 
     cdef Py_ssize_t run(self, const unsigned char *p, Py_ssize_t n) except -1:
         """Parse until an answer is awaited or more input is needed; returns how many bytes are done with."""
@@ -438,6 +337,10 @@ cdef class SmtpServer:
             return self.check_errors()
         self.where_command = command
         self.total[command] += 1
+        if self.denied and command != C_QUIT:
+            self.reply(b"503 5.7.0 Error: access denied for %s\r\n" % self.handler.client.encode())
+            self.errors += 1
+            return self.check_errors()
         if command == C_UNKNOWN:
             return self.unknown(p, n, stop)
         flags = FLAGS[command]
@@ -445,10 +348,6 @@ cdef class SmtpServer:
             self.improper(after, rest)
             if self.limits.forbid_unauth_pipelining:
                 return 0
-        if self.denied and command != C_QUIT:
-            self.reply(b"503 5.7.0 Error: access denied for %s\r\n" % self.handler.client.encode())
-            self.errors += 1
-            return self.check_errors()
         if self.limits.require_tls and not self.secure and not flags & F_PRE_TLS:
             self.reply(b"530 5.7.0 Must issue a STARTTLS command first\r\n")
             self.errors += 1
@@ -531,13 +430,8 @@ cdef class SmtpServer:
     cdef int mail(self, const unsigned char *p, Py_ssize_t n) except -1:
         """RFC 5321 section 4.1.1.2, with SIZE, BODY, SMTPUTF8, RET and ENVID."""
         cdef list params = []
-        cdef long long size = 0
-        cdef str body = ""
-        cdef bint utf8 = False
-        cdef int ret = 0
-        cdef str envid = ""
-        cdef bint auth = False
-        cdef bytes word, upper, value
+        cdef Parameters given = Parameters()
+        cdef bytes wrong
         if self.limits.helo_required and not self.helo_seen:
             return self.fail(C_MAIL, NEED_HELO)
         if self.in_mail:
@@ -547,54 +441,24 @@ cdef class SmtpServer:
         address = self.path(C_MAIL, p, n, params)
         if address is None:
             return 0
-        for word in params:
-            upper = word.upper()
-            if upper.startswith(b"SIZE="):
-                value = word[5:]
-                if not value.isdigit():
-                    return self.fail(C_MAIL, b"501 5.5.4 Bad message size syntax\r\n")
-                if len(value.lstrip(b"0")) > 18:
-                    return self.fail(C_MAIL, b"552 5.3.4 Message size exceeds file system imposed limit\r\n")
-                size = int(value)
-            elif upper == b"BODY=8BITMIME":
-                body = "8BITMIME"
-            elif upper == b"BODY=7BIT":
-                body = "7BIT"
-            elif upper == b"SMTPUTF8" and self.limits.smtputf8_enable:
-                utf8 = True
-            elif upper.startswith(b"AUTH="):
-                if auth:
-                    return self.fail(C_MAIL, b"503 5.5.4 Error: multiple AUTH= options\r\n")
-                auth = True
-            elif upper.startswith(b"RET="):
-                if not self.limits.offer_dsn:
-                    return self.fail(C_MAIL, NO_DSN)
-                if ret or upper not in (b"RET=FULL", b"RET=HDRS"):
-                    return self.fail(C_MAIL, b"501 5.5.4 Bad RET parameter syntax\r\n")
-                ret = 1 if upper == b"RET=FULL" else 2
-            elif upper.startswith(b"ENVID="):
-                if not self.limits.offer_dsn:
-                    return self.fail(C_MAIL, NO_DSN)
-                value = xtext_decode(word[6:])
-                if envid or not value or not is_printable(value):
-                    return self.fail(C_MAIL, b"501 5.5.4 Bad ENVID parameter syntax\r\n")
-                envid = text_of(value)
-            else:
-                return self.fail(C_MAIL, b"555 5.5.4 Unsupported option: %s\r\n" % word)
+        wrong = given.read_mail(params, self.limits)
+        if wrong is not None:
+            return self.fail(C_MAIL, wrong)
         if address is False:
-            address = self.read_path(C_MAIL, p, n)
+            address = self.read_path(C_MAIL, p, n, given.utf8)
             if address is None:
                 return 0
-        if not utf8 and self.limits.strict_smtputf8 and not (<str> address).isascii():
-            return self.fail(C_MAIL, b"553 5.6.7 Must declare SMTPUTF8 to send unicode address\r\n")
-        return self.answer(C_MAIL, self.handler.mail(address, size, body, utf8, ret, envid))
+        if not given.utf8 and self.limits.strict_smtputf8 and not (<str> address).isascii():
+            return self.fail(C_MAIL, NEED_SMTPUTF8)
+        self.utf8 = given.utf8
+        return self.answer(C_MAIL, self.handler.mail(
+            address, given.size, given.body, given.utf8, given.ret, given.envid))
 
     cdef int rcpt(self, const unsigned char *p, Py_ssize_t n) except -1:
         """RFC 5321 section 4.1.1.3, with NOTIFY and ORCPT."""
         cdef list params = []
-        cdef int notify = 0
-        cdef str orcpt = ""
-        cdef bytes word, upper, kind, value
+        cdef Parameters given = Parameters()
+        cdef bytes wrong
         if not self.in_mail:
             return self.fail(C_RCPT, b"503 5.5.1 Error: need MAIL command\r\n")
         if self.chunking:
@@ -602,27 +466,17 @@ cdef class SmtpServer:
         address = self.path(C_RCPT, p, n, params)
         if address is None:
             return 0
-        for word in params:
-            upper = word.upper()
-            if upper.startswith(b"NOTIFY="):
-                if not self.limits.offer_dsn:
-                    return self.fail(C_RCPT, NO_DSN)
-                if notify or (notify := notify_mask(upper[7:])) == 0:
-                    return self.fail(C_RCPT, b"501 5.5.4 Error: Bad NOTIFY parameter syntax\r\n")
-            elif upper.startswith(b"ORCPT="):
-                if not self.limits.offer_dsn:
-                    return self.fail(C_RCPT, NO_DSN)
-                kind, _, value = word[6:].partition(b";")
-                value = xtext_decode(value)
-                if orcpt or not kind or not value:
-                    return self.fail(C_RCPT, b"501 5.5.4 Error: Bad ORCPT parameter syntax\r\n")
-                orcpt = text_of(kind + b";" + value)
-            else:
-                return self.fail(C_RCPT, b"555 5.5.4 Unsupported option: %s\r\n" % word)
+        wrong = given.read_rcpt(params, self.limits)
+        if wrong is not None:
+            if given.bad_notify is not None:
+                self.handler.notice(N_NOTIFY, given.bad_notify)
+            return self.fail(C_RCPT, wrong)
         if address is False:
-            address = self.read_path(C_RCPT, p, n)
+            address = self.read_path(C_RCPT, p, n, self.utf8)
             if address is None:
                 return 0
+        if not self.utf8 and self.limits.strict_smtputf8 and not (<str> address).isascii():
+            return self.fail(C_RCPT, NEED_SMTPUTF8)
         if self.limits.recipient_limit and self.recipients >= self.limits.recipient_limit:
             self.overshoot += 1
             if self.overshoot > self.limits.recipient_overshoot_limit:
@@ -630,7 +484,7 @@ cdef class SmtpServer:
             self.good[<int> C_RCPT] += 1
             self.reply(TOO_MANY_RCPT)
             return 0
-        return self.answer(C_RCPT, self.handler.rcpt(address, orcpt, notify))
+        return self.answer(C_RCPT, self.handler.rcpt(address, given.orcpt, given.notify))
 
     cdef object path(self, int command, const unsigned char *p, Py_ssize_t n, list params):
         """The address and the parameters of MAIL or RCPT. Returns the address where it is plain, False where it must be
@@ -664,10 +518,10 @@ cdef class SmtpServer:
         params.extend([word for word, _ in words[3:]])
         return False
 
-    cdef object read_path(self, int command, const unsigned char *p, Py_ssize_t n):
+    cdef object read_path(self, int command, const unsigned char *p, Py_ssize_t n, bint utf8):
         """An address that is not plain. Returns it in internal form, or None when a reply was given."""
         cdef bytes token = tokenize(p, n)[2][0]
-        address = self.limits.parse_mailbox(token, self.limits.strict_rfc821_envelopes)
+        address = self.limits.parse_mailbox(token, self.limits.strict_rfc821_envelopes, utf8)
         if address is None or (address == "" and command == C_RCPT):
             self.handler.notice(N_ADDRESS, token)
             self.fail(command, BAD_SENDER if command == C_MAIL else BAD_RECIPIENT)
@@ -712,7 +566,6 @@ cdef class SmtpServer:
             self.chunk_reply = b"552 5.3.4 Chunk exceeds message size limit\r\n"
         elif not self.chunking:
             self.content.begin(True, self.bare_lf)
-            self.chunk_total = 0
             if self.limits.ask_data:
                 self.chunking = True
                 return self.answer(C_BDAT, self.handler.data())
@@ -731,13 +584,12 @@ cdef class SmtpServer:
             if reply is None:
                 reply = b"551 5.0.0 Discarded %d bytes after earlier error\r\n" % self.chunk_size
         else:
-            self.chunk_total += self.chunk_size
             if self.chunk_last and not (self.content.saw_bare_lf and self.bare_lf & LF_REJECT):
                 self.content.finish()
             reply = self.content_error()
             if reply is None and self.chunk_last:
                 self.after_message = True
-                return self.hand_over(C_BDAT, self.chunk_total)
+                return self.hand_over(C_BDAT, self.content.size)
             if reply is None:
                 return self.finish(C_BDAT, b"250 2.0.0 Ok: %d bytes\r\n" % self.chunk_size)
             self.chunk_failed = True
@@ -759,7 +611,7 @@ cdef class SmtpServer:
     cdef bytes content_error(self):
         """What is wrong with the content that was read so far."""
         if self.content.saw_bare_lf and self.bare_lf & LF_REJECT:
-            self.handler.notice(N_BARE_LF, b"END-OF-MESSAGE" if self.after_message else b"BDAT content")
+            self.handler.notice(N_BARE_LF, b"END-OF-MESSAGE" if self.after_message or self.chunk_last else b"BDAT content")
             return b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (self.limits.bare_newline_reject_code, self.limits.myhostname)
         if self.content.too_big:
             self.handler.notice(N_SIZE, b"")
@@ -776,23 +628,28 @@ cdef class SmtpServer:
             chunks, self.content.size, self.content.records, self.content.flags, chunked))
 
     cdef int vrfy(self, list words) except -1:
-        """RFC 5321 section 4.1.1.6."""
+        """RFC 5321 section 4.1.1.6. Postfix answers with what the client said."""
+        cdef bint utf8 = False
+        cdef bytes token
         if self.limits.disable_vrfy_command:
             return self.fail(C_VRFY, b"502 5.5.1 VRFY command is disabled\r\n")
         if len(words) < 2:
             return self.fail(C_VRFY, b"501 5.5.4 Syntax: VRFY address [SMTPUTF8]\r\n" if self.limits.smtputf8_enable
                              else b"501 5.5.4 Syntax: VRFY address\r\n")
         if len(words) > 2 and self.limits.smtputf8_enable and words[len(words) - 1][0].upper() == b"SMTPUTF8":
+            utf8 = True
             words.pop()
-        cdef bytes token = b" ".join([word for word, _ in words[1:]])
-        address = self.limits.parse_mailbox(token, False)
+        token = b" ".join([word for word, _ in words[1:]])
+        address = self.limits.parse_mailbox(token, False, utf8)
         if not address:
             self.handler.notice(N_ADDRESS, token)
             return self.fail(C_VRFY, BAD_RECIPIENT)
-        return self.answer(C_VRFY, self.handler.vrfy(address))
+        if self.limits.strict_smtputf8 and not utf8 and not (<str> address).isascii():
+            return self.fail(C_VRFY, NEED_SMTPUTF8)
+        return self.answer(C_VRFY, self.handler.vrfy(address, token))
 
     cdef int etrn(self, list words) except -1:
-        """RFC 1985: there is no fast flush service."""
+        """RFC 1985."""
         cdef bytes domain
         if self.limits.helo_required and not self.helo_seen:
             return self.fail(C_ETRN, b"503 Error: send HELO/EHLO first\r\n")
@@ -805,8 +662,7 @@ cdef class SmtpServer:
             domain = domain[1:]
         if not valid_hostname(domain):
             return self.fail(C_ETRN, b"501 Error: invalid parameter syntax\r\n")
-        self.handler.notice(N_ETRN, domain)
-        return self.fail(C_ETRN, b"459 <%s>: service unavailable\r\n" % domain)
+        return self.answer(C_ETRN, self.handler.etrn(text_of(domain)))
 
     cdef int starttls(self, bint alone) except -1:
         """RFC 3207. What came behind the command was not protected: it is dropped."""
@@ -944,16 +800,6 @@ cdef class SmtpServer:
         return output
 
 
-# ---------------------------------------------------------------- small parts
-
-cdef inline bint is_space(unsigned char c) noexcept:
-    return c == 32 or 9 <= c <= 13
-
-
-cdef inline bint is_letter(unsigned char c) noexcept:
-    return 65 <= c <= 90 or 97 <= c <= 122
-
-
 cdef int find_command(const unsigned char *p, Py_ssize_t n):
     """Four letters in any case are the most of it."""
     cdef unsigned int word
@@ -970,47 +816,3 @@ cdef int find_command(const unsigned char *p, Py_ssize_t n):
         return C_UNKNOWN
     name = p[:n]
     return COMMANDS.get(name.upper(), C_UNKNOWN)
-
-
-cdef bint word_in(const unsigned char *p, Py_ssize_t n, frozenset words):
-    cdef bytes word = p[:n]
-    return word.upper() in words
-
-
-cdef bint is_header(const unsigned char *p, Py_ssize_t n) noexcept:
-    """Does this look like "Name:"?"""
-    cdef Py_ssize_t i = 0
-    while i < n and p[i] != b":" and 32 < p[i] < 127:
-        i += 1
-    return 0 < i < n and p[i] == b":"
-
-
-cdef bint is_utf8(const unsigned char *p, Py_ssize_t n):
-    try:
-        PyUnicode_DecodeUTF8(<const char *> p, n, NULL)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-cdef bint is_printable(bytes text):
-    cdef unsigned char c
-    for c in text:
-        if c < 32 or c > 126:
-            return False
-    return True
-
-
-cdef str text_of(bytes text):
-    return text.decode("utf-8", "surrogateescape")
-
-
-cdef int notify_mask(bytes value):
-    """RFC 3461 section 4.1: NEVER, or a list of the others. 0 for a bad one."""
-    cdef int mask = 0
-    for word in value.split(b","):
-        bit = NOTIFY.get(word, 0)
-        if bit == 0:
-            return 0
-        mask |= bit
-    return 0 if mask & 1 and mask != 1 else mask

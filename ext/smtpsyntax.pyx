@@ -5,6 +5,8 @@ No exception. RFC 5321 section 4.1.2, RFC 3461 section 4; the rules of Postfix's
 behaviour the tests hold this against.
 """
 
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+
 cdef enum:
     ATEXT = 1  # may stand in a plain local part
     HOST = 2  # may stand in a plain domain
@@ -53,10 +55,6 @@ cdef const unsigned char *plain_path(const unsigned char *p, const unsigned char
             return NULL
         p += 1
     return NULL
-
-
-cdef inline bint is_space(unsigned char c) noexcept nogil:
-    return c == 32 or 9 <= c <= 13
 
 
 cdef list tokenize(const unsigned char *p, size_t n):
@@ -174,3 +172,36 @@ def valid_hostname(bytes name):
             if not 48 <= c <= 57:
                 letters = True
     return letters
+
+
+cdef bint word_in(const unsigned char *p, Py_ssize_t n, frozenset words):
+    cdef bytes word = p[:n]
+    return word.upper() in words
+
+
+cdef bint is_header(const unsigned char *p, Py_ssize_t n) noexcept:
+    """Does this look like "Name:"?"""
+    cdef Py_ssize_t i = 0
+    while i < n and p[i] != b":" and 32 < p[i] < 127:
+        i += 1
+    return 0 < i < n and p[i] == b":"
+
+
+cdef bint is_utf8(const unsigned char *p, Py_ssize_t n):
+    try:
+        PyUnicode_DecodeUTF8(<const char *> p, n, NULL)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+cdef bint is_printable(bytes text):
+    cdef unsigned char c
+    for c in text:
+        if c < 32 or c > 126:
+            return False
+    return True
+
+
+cdef str text_of(bytes text):
+    return text.decode("utf-8", "surrogateescape")

@@ -61,11 +61,13 @@ class Destinations:
             return False
         return kind in (CLASS_LOCAL, CLASS_RELAY)
 
-    def parse_mailbox(self, token: bytes, strict: bool) -> str | None:
+    def parse_mailbox(self, token: bytes, strict: bool, utf8: bool) -> str | None:
         """The machine's parse_mailbox: internal form, or None where the syntax is wrong or no mail could go there."""
         address = mailbox.parse(token, strict)
         if not address:
             return address
+        if not utf8 and not address.rpartition("@")[2].isascii():
+            return None  # a domain in UTF-8 needs SMTPUTF8
         if isinstance(self._resolver.resolve(self._complete(address)), Bounced):
             return None
         return address

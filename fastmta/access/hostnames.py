@@ -19,6 +19,5 @@ def is_fqdn(name: str) -> bool:
 def valid_helo(name: str) -> bool:
     """A host name of any length, or an address with or without brackets."""
     if name.startswith("["):
-        inner = name[1:].removesuffix("]")
-        return valid_hostaddr(inner.removeprefix("IPv6:"))
+        return bool(literal_address(name))
     return valid_hostaddr(name) or valid_utf8_hostname(name.removesuffix("."))

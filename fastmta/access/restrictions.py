@@ -90,15 +90,18 @@ def compile_checks(
         connect = helo = mail = None
         rcpt = _sequence([_after_helo(lists[name]) if name == "helo" else lists[name] for name in before + relaying])
         vrfy = rcpt
+        etrn = _sequence([lists["client"], _after_helo(lists["helo"])])
     else:
         connect, helo, mail = (_sequence([lists[name]]) for name in before)
         rcpt = vrfy = _sequence([lists[name] for name in relaying])
+        etrn = None
     return Checks(
         connect=connect,
         helo=helo,
         mail=mail,
         rcpt=_but_postmaster(rcpt),
         vrfy=_but_postmaster(vrfy),
+        etrn=etrn,
         data=_sequence([lists["data"]]),
         end_of_data=_sequence([lists["end_of_data"]]),
     )
@@ -266,14 +269,13 @@ class _Maker:
         return lambda subject: refuse(subject) if subject.improper_pipelining else None
 
     def reject_non_fqdn_sender(self, stage: Stage) -> Restriction:
-        return self._non_fqdn("4.1.7", _SENDER, lambda subject: subject.sender)
+        return self._non_fqdn(_SENDER, lambda subject: subject.sender)
 
     def reject_non_fqdn_recipient(self, stage: Stage) -> Restriction:
-        return self._non_fqdn("4.1.2", _RECIPIENT, lambda subject: subject.recipient)
+        return self._non_fqdn(_RECIPIENT, lambda subject: subject.recipient)
 
-    def _non_fqdn(self, dsn: str, kind: str, address_of: Callable[[Subject], str | None]) -> Restriction:
+    def _non_fqdn(self, kind: str, address_of: Callable[[Subject], str | None]) -> Restriction:
         code = self._codes.non_fqdn
-        dsn = f"{code // 100}{dsn[1:]}"
 
         def check(subject: Subject) -> str | None:
             address = address_of(subject)
@@ -282,7 +284,7 @@ class _Maker:
             _, at, domain = address.rpartition("@")
             if at and is_fqdn(domain):
                 return None
-            return f"{code} {dsn} <{address}>: {kind} rejected: need fully-qualified address"
+            return f"{code} {code // 100}.5.2 <{address}>: {kind} rejected: need fully-qualified address"
 
         return check
 
@@ -304,7 +306,8 @@ class _Maker:
             name = subject.helo_name
             if name is None or valid_helo(name):
                 return None
-            return f"{code} {code // 100}.5.2 <{name}>: {_HELO} rejected: Invalid name"
+            why = "invalid ip address" if name.startswith("[") else "Invalid name"
+            return f"{code} {code // 100}.5.2 <{name}>: {_HELO} rejected: {why}"
 
         return check
 

@@ -52,6 +52,7 @@ class Checks(msgspec.Struct, frozen=True, eq=False):
     mail: Check | None = None
     rcpt: Check | None = None
     vrfy: Check | None = None
+    etrn: Check | None = None
     data: Check | None = None
     end_of_data: Check | None = None
 
@@ -62,5 +63,8 @@ class Access(Protocol):
     def checks(self, cfg: Config, warn: Callable[[str], None]) -> Checks:
         """Compile the lists of a service. warn logs when one is reached that cannot be used. Raises ConfigError."""
 
-    def parse_mailbox(self, token: bytes, strict: bool) -> str | None:
-        """An address that is not plain, in internal form; None where it is none or cannot be routed."""
+    def parse_mailbox(self, token: bytes, strict: bool, utf8: bool) -> str | None:
+        """An address that is not plain, in internal form; None where it is none or cannot be routed.
+
+        strict: strict_rfc821_envelopes; utf8: the client declared SMTPUTF8.
+        """

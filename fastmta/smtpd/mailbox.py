@@ -23,15 +23,18 @@ Token = tuple[int, str]
 
 
 def parse(token: bytes, strict: bool) -> str | None:
-    """One address in internal form, "" for "<>"; None for anything else. strict: only <address>, without comments."""
-    text = token.decode("utf-8", "surrogateescape")
+    """One address in internal form, "" for "<>"; None for anything else. strict: only <address>, without comments. The closing bracket
+    was checked before."""
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        return None
     if strict and not text.startswith("<"):
         return None
     tokens = _scan(text)
     found = _single(tokens, strict)
-    if found is None:
-        return None
-    return _internal(found)
+    address = None if found is None else _internal(found)
+    return None if strict and address and address[0] == "@" else address
 
 
 def _scan(text: str) -> list[Token]:
@@ -104,7 +107,7 @@ def _single(tokens: list[Token], strict: bool) -> list[Token] | None:
         if token == (OPERATOR, "<"):
             if closed:
                 return None
-            if inner and not opened and strict:
+            if inner and strict:
                 return None
             opened = True
             inner = []
@@ -118,8 +121,6 @@ def _single(tokens: list[Token], strict: bool) -> list[Token] | None:
             return None
         else:
             inner.append(token)
-    if opened and not closed:
-        return None
     return inner
 
 

@@ -10,7 +10,8 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING, Final, cast
 
-from fastmta._ext.smtpserver import CLOSE, SLEEP, TLS, peek_input
+from fastmta._ext.smtpserver import CLOSE, SLEEP, TLS
+from fastmta._ext.smtpsession import peek_input
 from fastmta.observe import lines
 from fastmta.smtpd.session import Session
 

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Protocol
 
-from fastmta._ext.smtpserver import ReadBuffer
+from fastmta._ext.smtpsession import ReadBuffer
 from fastmta.config import Config, Service
 from fastmta.net.tls import server_context
 from fastmta.smtpd import settings as smtpd_settings
@@ -129,12 +129,13 @@ class SmtpdService:
         self._log = context.log
         self._shared = context.shared
         self.tls_context = server_context(cfg) if smtpd_settings.tls_level(cfg) else None
+        if self.tls_context is None and smtpd_settings.tls_level(cfg):
+            self.warn("No server certs available. TLS won't be enabled")
         self.checks = context.access.checks(cfg, self.warn)
         self.settings = smtpd_settings.read(
             cfg,
             service.name,
             context.access.parse_mailbox,
-            self.tls_context is not None,
             self.checks.data is not None,
         )
         self.line_length_limit = cfg.get_int("line_length_limit")

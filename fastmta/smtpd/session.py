@@ -199,7 +199,7 @@ class Session:
     def helo(self, name: str, esmtp: bool) -> bytes | None:
         """HELO or EHLO."""
         settings = self.service.settings
-        before, self.helo_name = self.helo_name, name.translate(_NEUTER)
+        before, self.helo_name = self.helo_name, name.translate(_CONTROL)
         check = self.service.checks.helo
         if check is not None:
             text = check(self)
@@ -207,6 +207,7 @@ class Session:
                 reply = self._refuse("EHLO" if esmtp else "HELO", text)
                 self.helo_name = before
                 return reply
+        self.helo_name = name.translate(_NEUTER)
         self.origin = None
         if not esmtp:
             return settings.helo
@@ -269,7 +270,7 @@ class Session:
         """DATA, or the first BDAT: asked only where there are restrictions."""
         check = self.service.checks.data
         text = check(self) if check is not None else None
-        return GO_AHEAD if text is None else self._refuse("DATA", text)
+        return GO_AHEAD if text is None else self._refuse(self.machine.where()[0], text)
 
     def end_of_data(self, content: list[bytes], size: int, records: int, flags: int, chunked: int) -> bytes | None:
         """The whole content is there; the answer comes from the queue."""
@@ -318,7 +319,7 @@ class Session:
         else:
             self._answer = reply
 
-    def vrfy(self, address: str) -> bytes | None:
+    def vrfy(self, address: str, said: bytes) -> bytes | None:
         """VRFY."""
         check = self.service.checks.vrfy
         if check is not None:
@@ -328,7 +329,16 @@ class Session:
             self.recipient = first
             if reply is not None:
                 return reply
-        return b"252 2.0.0 %b\r\n" % address.encode("utf-8", "surrogateescape")
+        return b"252 2.0.0 %b\r\n" % said
+
+    def etrn(self, domain: str) -> bytes | None:
+        """ETRN: there is no fast flush service yet, so that no domain has it."""
+        check = self.service.checks.etrn
+        text = check(self) if check is not None else None
+        if text is not None:
+            return self._refuse("ETRN", text)
+        self.service.warn(f"reject: ETRN {domain[:100]}... from {self.client}")
+        return f"459 <{domain}>: service unavailable\r\n".encode()
 
     def starttls(self) -> bytes | None:
         """STARTTLS."""
@@ -351,7 +361,7 @@ class Session:
         """Something to be logged."""
         service = self.service
         client = self.client
-        said = text.decode("utf-8", "replace")
+        said = text.decode("utf-8", "replace").replace("\ufffd", "?")
         queue_id = self.queue_id or "NOQUEUE"
         if kind == machine.NOTICE_ADDRESS:
             where = self.machine.where()[0]
@@ -373,8 +383,9 @@ class Session:
             service.warn(f"{queue_id}: null BDAT request from {client}")
         elif kind == machine.NOTICE_BDAT_SIZE:
             service.warn(f"{queue_id}: BDAT request from {client} exceeds message size limit")
-        elif kind == machine.NOTICE_ETRN:
-            service.warn(f"reject: ETRN {said[:100]}... from {client}")
+        elif kind == machine.NOTICE_NOTIFY:
+            word, _, value = said.partition("\0")
+            service.warn(f'unknown DSN NOTIFY command value "{word}" in "{value}"')
 
     # -- parts
 
@@ -394,6 +405,8 @@ class Session:
         return "ESMTP" if self.machine.esmtp else "SMTP"
 
     def _refuse(self, where: str, text: str) -> bytes:
+        if self.service.settings.soft_bounce and text.startswith("5"):
+            text = "4" + text[1:].replace(" 5.", " 4.", 1)
         self._log_refusal(where, text)
         return text.encode("utf-8", "surrogateescape") + b"\r\n"
 

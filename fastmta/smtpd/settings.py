@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from fastmta._ext.smtpcontent import BARE_LF_ALLOWED, BARE_LF_NORMALIZE, BARE_LF_NOTE, BARE_LF_REJECT
-from fastmta._ext.smtpserver import Limits
+from fastmta._ext.smtpsession import Limits
 from fastmta.config import Config, ConfigError
 from fastmta.tables.matchlist import MatchList, for_parameter
 
@@ -58,6 +58,7 @@ class SmtpdSettings(msgspec.Struct, frozen=True, eq=False):
     tls_loglevel: int
     tls_received_header: bool
     peername_lookup: bool
+    soft_bounce: bool
     client_port_logging: bool
     bare_newline: int
     bare_newline_reject_code: int
@@ -100,11 +101,10 @@ def tls_level(cfg: Config) -> int:
 def read(
     cfg: Config,
     service_name: str,
-    parse_mailbox: Callable[[bytes, bool], str | None],
-    has_certificate: bool,
+    parse_mailbox: Callable[[bytes, bool, bool], str | None],
     ask_data: bool,
 ) -> SmtpdSettings:
-    """Settings of one service. has_certificate: STARTTLS can be offered; ask_data: there are restrictions at DATA."""
+    """Settings of one service. ask_data: there are restrictions at DATA."""
     myhostname = cfg.get_str("myhostname")
     discard = _discarded(cfg)
     level = tls_level(cfg)
@@ -112,7 +112,7 @@ def read(
     smtputf8 = cfg.get_bool("smtputf8_enable")
     vrfy_off = cfg.get_bool("disable_vrfy_command")
     words, bogus = _forbidden(cfg)
-    offer_tls = level != TLS_NONE and has_certificate and "starttls" not in discard
+    offer_tls = level != TLS_NONE and "starttls" not in discard
     limits = Limits(
         myhostname=_encode(myhostname),
         parse_mailbox=parse_mailbox,
@@ -131,7 +131,7 @@ def read(
         disable_vrfy_command=vrfy_off,
         offer_dsn="dsn" not in discard,
         offer_chunking="chunking" not in discard,
-        offer_starttls=level != TLS_NONE and "starttls" not in discard,
+        offer_starttls=offer_tls,
         require_tls=level == TLS_ENCRYPT,
         forbid_unauth_pipelining=cfg.get_bool("smtpd_forbid_unauth_pipelining"),
         replace_stray_cr_lf=cfg.get_bool("cleanup_replace_stray_cr_lf"),
@@ -176,6 +176,7 @@ def read(
         tls_level=level,
         tls_loglevel=cfg.get_int("smtpd_tls_loglevel"),
         tls_received_header=cfg.get_bool("smtpd_tls_received_header"),
+        soft_bounce=cfg.get_bool("soft_bounce"),
         peername_lookup=cfg.get_bool("smtpd_peername_lookup"),
         client_port_logging=cfg.get_bool("smtpd_client_port_logging"),
         bare_newline=mode,
