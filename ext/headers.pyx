@@ -103,7 +103,7 @@ cdef class HeaderScan:
 
     def scan(self, list content, Py_ssize_t line_limit) -> None:
         """Look at the content. Chunks are joined in place until the header lies in the first one."""
-        cdef Py_ssize_t extra
+        cdef Py_ssize_t extra = 0
         cdef int count
         cdef bytes first
         self.flags = self.hops = self.seen = self.repairs = 0
@@ -132,7 +132,9 @@ cdef class HeaderScan:
         cdef const char *newline
         cdef Py_ssize_t length, name, colon = 0, extra = 0
         cdef bint in_header = False
+        out[0] = 0
         if n == 0:
+            self.header_end = 0
             return last
         if line[0] == c'>' or line[0] == c'F':
             self.mailbox_line(line, end)
