@@ -60,12 +60,12 @@ class Destination:
 class Job(Node[Message]): ...
 
 class DeliveryRequest(Node[Message]):
+    message: Message
     recipients: list[int]
+    nexthop: str
     started: float
     destination: Destination
     finished: bool
-    @property
-    def nexthop(self) -> str: ...
     @property
     def transport(self) -> str: ...
     @property

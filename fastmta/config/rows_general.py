@@ -116,7 +116,6 @@ _QUEUE: Final = (
         "qmgr_clog_warn_time",
         TIME,
         "300s",
-        state=State.NOT_YET,
         doc="least time between warnings about a full active queue",
     ),
     Parameter("initial_destination_concurrency", INT, "5", 1, doc="deliveries at a time to a new destination"),

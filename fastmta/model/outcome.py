@@ -45,7 +45,8 @@ class Attempt(msgspec.Struct, gc=False):
     """Facts of one delivery attempt that its recipients share, for the log's relay=, conn_use= and delays=.
 
     relay is "host[addr]:port", "none", "local" ...; conn_use counts the messages of this connection including this one;
-    setup and transfer are seconds: delays c (connection set-up) and d (transmission).
+    setup and transfer are seconds: delays c (connection set-up) and d (transmission). relayed: the next hop took it and does
+    not know DSN (RFC 3461 section 5.2.2), so the success report that a recipient asked for is ours to make.
     """
 
     relay: str = "none"
@@ -53,3 +54,4 @@ class Attempt(msgspec.Struct, gc=False):
     setup: float = 0.0
     transfer: float = 0.0
     tls: str = ""
+    relayed: bool = False

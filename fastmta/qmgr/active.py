@@ -23,6 +23,7 @@ import msgspec
 from fastmta._ext.loglines import delivery, queue_active
 from fastmta._ext.sched import DeliveryRequest, Destination, Scheduler, Transport
 from fastmta._ext.shared import SharedTable
+from fastmta.model.envelope import NOTIFY_SUCCESS
 from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
@@ -34,6 +35,7 @@ from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
 NOWHERE: Final = Attempt()  # relay=none
 EXPIRED: Final = Deferred("4.7.0", "message is administratively expired")
 CHUNK: Final = 200  # messages or recipients that one turn of the loop works on, where there are many
+TRANSPORT_RETRY: Final = 60.0  # seconds between warnings about one (transport_retry_time)
 PROGRESS: Final = 1.0  # seconds between records of a message's progress
 FRESH_SHARE: Final = 0.25  # of the active queue is kept free for fresh mail
 
@@ -67,13 +69,15 @@ class Active:
         self.recipients = 0  # without a result, of all messages
         self.orders: dict[str, str] = {}  # queue id -> hold, delete or requeue, when it leaves the active queue
         self.failed_recipients: dict[str, list[tuple[int, Bounced]]] = {}  # of this round
+        self.traced: dict[str, dict[str, list[tuple[int, Sent]]]] = {}  # successes to be reported, by relay
         self.now = context.clock or time.time
         self.scheduler = Scheduler(context.table, self, context.clock)
-        self.router = Router(context.settings, context.resolver, self.scheduler)
+        self.router = Router(context.settings, context.resolver, self.scheduler, self._unknown_transport)
         self.closing = Closing(self)
         self.sweep = Sweep(self)
         self.suspended_requests: list[tuple[DeliveryRequest, Deferred]] = []
         self._progress: dict[str, float] = {}
+        self._unknown: dict[str, float] = {}  # transports that are not there: when that was logged
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._refill_timer: Timer | None = None
@@ -98,6 +102,11 @@ class Active:
     def start(self) -> None:
         """Begin: take what is due, sweep from time to time, watch the eventfd of this worker."""
         self.context.loop.add_reader(self.context.table.wake_fd(), self.woken)
+        if self.settings.bounce_queue_lifetime > self.settings.maximal_queue_lifetime:
+            self.log.warning(
+                "qmgr",
+                "bounce_queue_lifetime is larger than maximal_queue_lifetime - adjusting bounce_queue_lifetime",
+            )
         self.refill()
         self._sweep_timer = self.context.loop.call_later(SWEEP_INTERVAL, self._on_sweep)
 
@@ -224,6 +233,13 @@ class Active:
         else:
             self.closing.round_over(message, now)
 
+    def _unknown_transport(self, name: str) -> None:
+        """Something resolves to a transport that master.cf does not have: said once a minute."""
+        now = self.now()
+        if self._unknown.get(name, 0.0) + TRANSPORT_RETRY <= now:
+            self._unknown[name] = now
+            self.log.warning("qmgr", f"connect to transport private/{name}: No such file or directory")
+
     # -- out: called by the scheduler
 
     def finished(self, request: DeliveryRequest, results: list[Result], attempt: Attempt, now: float) -> None:
@@ -255,6 +271,8 @@ class Active:
                     self._resolution,
                 ),
             )
+            if attempt.relayed and kind is Sent and recipient.dsn_notify & NOTIFY_SUCCESS:
+                self._trace(message, index, result, attempt.relay)
             if kind is not Sent or many or message.deferred is not None or self.orders:
                 self._keep(message, index, result)
         if envelope.queue_id not in self.messages:
@@ -312,6 +330,12 @@ class Active:
         message.done[index] = 1
         if message.deferred is not None:
             message.deferred.pop(index, None)
+
+    def _trace(self, message: Message, index: int, result: Result, relay: str) -> None:
+        """A recipient that asked to hear of success, delivered to a next hop that will not tell."""
+        if isinstance(result, Sent):
+            by_relay = self.traced.setdefault(message.envelope.queue_id, {})
+            by_relay.setdefault(relay, []).append((index, result))
 
     def _record_progress(self, message: Message, now: float) -> None:
         """A message with many recipients tells the queue how far it is, but not for each delivery."""
@@ -448,6 +472,7 @@ class Active:
     def _on_sweep(self) -> None:
         self._sweep_timer = self.context.loop.call_later(SWEEP_INTERVAL, self._on_sweep)
         self.sweep.run()
+        self.sweep.warn_of_clogs()
         self.scheduler.trim()
 
     def _check_drained(self) -> None:

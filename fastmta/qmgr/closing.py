@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastmta._ext.loglines import removed
 from fastmta.model.message import FLAG_DELAY_WARNED, FLAG_EXPIRE, Message
-from fastmta.model.outcome import Bounced, Deferred
+from fastmta.model.outcome import Bounced, Deferred, Sent
 from fastmta.observe.lines import expired
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class Closing:
         active = self._active
         if active.orders and active.orders.get(queue_id) == "delete":
             active.failed_recipients.pop(queue_id, None)
+            active.traced.pop(queue_id, None)
             self._obey(message, active.orders.pop(queue_id), now)
+        elif active.traced and queue_id in active.traced:
+            self._succeeded(message, active.traced[queue_id])
         elif queue_id in active.failed_recipients:
             self._report(message, active.failed_recipients.pop(queue_id))
         elif active.orders and queue_id in active.orders:
@@ -53,7 +56,27 @@ class Closing:
         self._active.log.write("qmgr", removed(message.envelope.queue_id))
         self._active.left(message)
 
-    # -- failures
+    # -- successes and failures
+
+    def _succeeded(self, message: Message, by_relay: dict[str, list[tuple[int, Sent]]]) -> None:
+        """Report success where it was asked for: one report for each relay, one after the other."""
+        queue_id = message.envelope.queue_id
+        relay, sent = by_relay.popitem()
+        if not by_relay:
+            del self._active.traced[queue_id]
+
+        def done(error: BaseException | None = None) -> None:
+            del self.reporting[queue_id]
+            if error is not None:
+                self._active.log.warning("qmgr", f"{queue_id}: cannot keep the success report: {error}")
+            self.round_over(message, self._active.now())
+
+        self.reporting[queue_id] = "success"
+        try:
+            self._bouncer.success(message, sent, relay, "relayed", done)
+        except Exception as error:
+            self._active.failed("success report", error)
+            done(error)
 
     def _report(self, message: Message, failed: list[tuple[int, Bounced]]) -> None:
         def done(error: BaseException | None = None) -> None:
@@ -90,7 +113,9 @@ class Closing:
     def _deferred(self, message: Message, now: float) -> None:
         settings = self._settings
         envelope = message.envelope
-        lifetime = settings.maximal_queue_lifetime if envelope.sender else settings.bounce_queue_lifetime
+        lifetime = settings.maximal_queue_lifetime
+        if not envelope.sender and settings.bounce_queue_lifetime < lifetime:
+            lifetime = settings.bounce_queue_lifetime
         if message.flags & FLAG_EXPIRE or now > envelope.arrival + lifetime:
             self._return(message)
         elif (

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fastmta.model.message import Message
-from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result
+from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 
 if TYPE_CHECKING:
     from fastmta._ext.sched import DeliveryRequest, Slot
@@ -77,6 +77,9 @@ class Bouncer(Protocol):
 
     def bounce(self, message: Message, failed: list[tuple[int, Bounced]], done: Done, /) -> None:
         """Recipients (by index) that failed for good."""
+
+    def success(self, message: Message, sent: list[tuple[int, Sent]], relay: str, action: str, done: Done, /) -> None:
+        """Recipients that asked to hear of it and were delivered; action: "relayed" or "delivered"."""
 
     def delay_notice(self, message: Message, delayed: list[tuple[int, Deferred]], done: Done, /) -> None:
         """Recipients that are not delivered yet."""

@@ -9,6 +9,7 @@ qmgr_message_resolve, qmgr_message_assign.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from fastmta._ext.sched import Destination, Scheduler, Transport
@@ -29,8 +30,15 @@ REASON_TRANSPORTS: Final = frozenset({"error", "retry"})
 class Router:
     """Finds the destination of a recipient."""
 
-    def __init__(self, settings: QmgrSettings, resolver: Resolver, scheduler: Scheduler) -> None:
-        """settings says what is put off."""
+    def __init__(
+        self,
+        settings: QmgrSettings,
+        resolver: Resolver,
+        scheduler: Scheduler,
+        unknown: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        """settings says what is put off; unknown is told the name of a transport that is not there."""
+        self._unknown = unknown
         self._settings = settings
         self._resolver = resolver
         self._transports: dict[str, Transport] = scheduler.transports
@@ -53,6 +61,7 @@ class Router:
         name = resolved.transport
         transport = self._transports.get(name)
         if transport is None:
+            self._unknown(name)
             return UNAVAILABLE
         if name in self._settings.defer_transports and not flush:
             return DEFERRED_TRANSPORT

@@ -113,6 +113,7 @@ class QmgrSettings(msgspec.Struct, frozen=True):
     bounce_queue_lifetime: float = 432000.0
     delay_warning_time: float = 0.0
     daemon_timeout: float = 18000.0
+    clog_warn_time: float = 300.0  # 0 = never
     defer_transports: frozenset[str] = frozenset()
     recipient_delimiter: str = ""
     allow_min_user: bool = False
@@ -130,6 +131,7 @@ class QmgrSettings(msgspec.Struct, frozen=True):
             maximal_queue_lifetime=cfg.get_time("maximal_queue_lifetime"),
             bounce_queue_lifetime=cfg.get_time("bounce_queue_lifetime"),
             delay_warning_time=cfg.get_time("delay_warning_time"),
+            clog_warn_time=cfg.get_time("qmgr_clog_warn_time"),
             daemon_timeout=cfg.get_time("daemon_timeout"),
             defer_transports=frozenset(cfg.get_list("defer_transports")),
             recipient_delimiter=cfg.get_str("recipient_delimiter"),

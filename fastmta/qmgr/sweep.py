@@ -28,6 +28,7 @@ class Sweep:
         """active: whose messages."""
         self._active = active
         self._strange: set[Message] = set()
+        self._told: dict[str, float] = {}  # destinations that clog the active queue: when that was said
 
     def run(self) -> list[str]:
         """Look, repair, and return what was wrong, a line each; nothing, normally."""
@@ -59,6 +60,36 @@ class Sweep:
         for line in wrong:
             active.log.panic("qmgr", line)
         return wrong
+
+    def warn_of_clogs(self) -> None:
+        """Say which destination takes up more than a fifth of the active queue (qmgr_clog_warn_time)."""
+        active = self._active
+        pause = active.settings.clog_warn_time
+        limit = active.settings.message_active_limit
+        now = active.now()
+        if pause <= 0 or len(active.messages) <= limit / 5:
+            return
+        for transport in active.scheduler.transports.values():
+            for destination in transport.destinations.values():
+                entries = destination.todo + destination.busy
+                if entries <= limit / 5 or self._told.get(destination.name, 0.0) + pause > now:
+                    continue
+                self._told[destination.name] = now
+                warn = active.log.warning
+                total = len(active.messages)
+                warn("qmgr", f"mail for {destination.name} is using up {entries} of {total} active queue entries")
+                if entries < 0.9 * total:
+                    warn("qmgr", "this may slow down other mail deliveries")
+                allowed = transport.rules.destination_concurrency_limit
+                if 0 < allowed <= destination.window.in_use():
+                    warn(
+                        "qmgr",
+                        "you may need to increase the main.cf "
+                        f"{transport.name}_destination_concurrency_limit from {allowed}",
+                    )
+                elif len(transport.destinations) > 1:
+                    warn("qmgr", f"you may need a separate master.cf transport for {destination.name}")
+                warn("qmgr", "to turn off these warnings specify: qmgr_clog_warn_time = 0")
 
     def _orphans(self) -> list[str]:
         """Messages that the queue gave out and that nobody has; seen twice: one may be coming in just now."""

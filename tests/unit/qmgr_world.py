@@ -126,6 +126,7 @@ class Worker:
         self.removed: list[str] = []
         self.bounced: list[tuple[str, list[tuple[int, Bounced]]]] = []
         self.notices: list[tuple[str, list[tuple[int, Deferred]]]] = []
+        self.successes: list[tuple[str, list[tuple[int, Sent]], str, str]] = []
         self.bounce_error: BaseException | None = None
         self.ways: dict[str, Outcome | Way] = {}
         self._number = count(1)
@@ -205,6 +206,13 @@ class Worker:
         error = self.bounce_error
         self.world.call_later(0.001, lambda: done(error))
 
+    def success(
+        self, message: Message, sent: list[tuple[int, Sent]], relay: str, action: str, done: Callable[..., None]
+    ) -> None:
+        self.successes.append((message.queue_id, sent, relay, action))
+        error = self.bounce_error
+        self.world.call_later(0.001, lambda: done(error))
+
     # the log
 
     def write(self, service: str, line: str) -> None:
@@ -224,13 +232,18 @@ class Worker:
         return agent
 
     def message(
-        self, *recipients: str, sender: str = "sender@example.org", arrival: float | None = None, flags: int = 0
+        self,
+        *recipients: str,
+        sender: str = "sender@example.org",
+        arrival: float | None = None,
+        flags: int = 0,
+        notify: int = 0,
     ) -> Message:
         envelope = Envelope(
             queue_id=f"Q{next(self._number):05d}",
             arrival=self.world.time if arrival is None else arrival,
             sender=sender,
-            recipients=tuple(Recipient(address) for address in recipients),
+            recipients=tuple(Recipient(address, dsn_notify=notify) for address in recipients),
             size=1000,
         )
         message = Message(envelope, [b"x\r\n"], flags=flags)
@@ -253,6 +266,7 @@ class SimAgent:
     def __init__(self, latency: float = 1.0, answer: Callable[[DeliveryRequest, int], Result] | None = None) -> None:
         self.latency = latency
         self.answer = answer
+        self.relayed = False
         self.site_down: Callable[[DeliveryRequest], Deferred | None] | None = None
         self.world: World
         self.busy: dict[str, int] = {}
@@ -285,5 +299,5 @@ class SimAgent:
         else:
             answer = self.answer
             results: list[Result] = [OK if answer is None else answer(request, index) for index in request.recipients]
-            request.finish(results, Attempt("mx.example[192.0.2.1]:25", 1, 0.1, self.latency - 0.1))
+            request.finish(results, Attempt("mx.example[192.0.2.1]:25", 1, 0.1, self.latency - 0.1, "", self.relayed))
         self._next(slot)

@@ -9,6 +9,7 @@ import pytest
 
 from fastmta._ext.sched import DeliveryRequest
 from fastmta.config import load
+from fastmta.model.envelope import NOTIFY_SUCCESS
 from fastmta.model.message import FLAG_DELAY_WARNED, FLAG_EXPIRE, FLAG_HOLD
 from fastmta.model.outcome import Bounced, Deferred, Result
 from fastmta.qmgr.operations import Operations
@@ -154,6 +155,20 @@ def test_multi_recipient_progress_is_recorded(world: World) -> None:
     before = worker.records
     world.run(10.5)
     assert 8 <= worker.records - before <= 11
+
+
+def test_success_is_reported_where_it_was_asked_for_and_the_next_hop_will_not(world: World) -> None:
+    worker = world.worker()
+    agent = worker.transport(SimAgent(answer=by_name))
+    silent = worker.send("ok@a.example", notify=NOTIFY_SUCCESS)
+    world.run(3)
+    agent.relayed = True
+    plain = worker.send("ok@a.example")
+    asked = worker.send("ok@a.example", "never@a.example", notify=NOTIFY_SUCCESS)
+    world.run(3)
+    assert worker.successes == [(asked.queue_id, [(0, OK)], "mx.example[192.0.2.1]:25", "relayed")]
+    assert worker.bounced == [(asked.queue_id, [(1, UNKNOWN)])]
+    assert worker.removed == [silent.queue_id, plain.queue_id, asked.queue_id]
 
 
 # -- what is decided without a delivery
@@ -412,6 +427,37 @@ def test_destinations_without_mail_are_forgotten(world: World) -> None:
     assert len(worker.active.scheduler.transports["smtp"].destinations) == 100
     world.run(200)
     assert worker.active.scheduler.transports["smtp"].destinations == {}
+
+
+def test_a_clogging_destination_is_told(world: World) -> None:
+    worker = world.worker(message_active_limit=100)
+    worker.transport(SimAgent(1e6), destination_concurrency_limit=2)
+    worker.active.start()
+    for _ in range(30):
+        worker.send("x@a.example")
+    for number in range(5):
+        worker.send(f"x@{number}.example")
+    world.run(200)
+    warnings = [line.partition("warning: ")[2] for line in worker.lines if "warning: " in line]
+    assert warnings == [
+        "mail for a.example is using up 30 of 35 active queue entries",
+        "this may slow down other mail deliveries",
+        "you may need to increase the main.cf smtp_destination_concurrency_limit from 2",
+        "to turn off these warnings specify: qmgr_clog_warn_time = 0",
+    ]
+
+
+def test_warnings_about_what_cannot_be(world: World) -> None:
+    worker = world.worker(maximal_queue_lifetime=10.0, bounce_queue_lifetime=20.0)
+    worker.ways["none.example"] = Way("nothing", "x", "")
+    worker.active.start()
+    for _ in range(3):
+        worker.send("x@none.example")
+    warnings = [line for line in worker.lines if "warning: " in line]
+    assert warnings == [
+        "qmgr: warning: bounce_queue_lifetime is larger than maximal_queue_lifetime - adjusting bounce_queue_lifetime",
+        "qmgr: warning: connect to transport private/nothing: No such file or directory",
+    ]
 
 
 # -- settings
