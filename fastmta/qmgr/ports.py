@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from fastmta.model.message import Message
-from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
+from fastmta.model.outcome import Bounced, Deferred, Outcome, Sent
 
 if TYPE_CHECKING:
-    from fastmta._ext.sched import DeliveryRequest, Slot
+    from fastmta._ext.sched import Slot
 
 Done: TypeAlias = Callable[[BaseException | None], None]
 
@@ -126,22 +126,3 @@ class Agent(Protocol):
 
     def slot(self, slot: Slot, /) -> None:
         """A place at a destination that has entries: take() them."""
-
-
-class Owner(Protocol):
-    """Who answers for the messages in the scheduler: active.py."""
-
-    def finished(self, request: DeliveryRequest, results: list[Result], attempt: Attempt, now: float, /) -> None:
-        """The results of a delivery."""
-
-    def suspended(self, requests: list[DeliveryRequest], reason: Deferred, /) -> None:
-        """Entries of a destination that is dead."""
-
-    def withdrawn(self, request: DeliveryRequest, /) -> None:
-        """An entry that was taken back."""
-
-    def failed(self, where: str, error: BaseException, /) -> None:
-        """A bug: something that must not raise did."""
-
-    def arm(self, when: float, /) -> None:
-        """Call run_timers() at that Unix time."""
