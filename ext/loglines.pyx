@@ -58,8 +58,26 @@ cdef bint plain(str address) noexcept:
     return not dot
 
 
-cdef inline str external(str address):
+cpdef str external(str address):
+    """quote_822_local, at once for an address that needs no quotes."""
     return address if plain(address) else quote_822_local(address)
+
+
+def is_complete(str address) -> bool:
+    """Has it a local part and a domain with a dot inside, so that address.rewrite would leave it as it is?"""
+    cdef Py_ssize_t i, n = len(address), dot = 0
+    cdef int kind = PyUnicode_KIND(address)
+    cdef void *data = PyUnicode_DATA(address)
+    cdef Py_UCS4 c
+    if n == 0 or PyUnicode_READ(kind, data, 0) == c'@' or PyUnicode_READ(kind, data, n - 1) == c'.':
+        return False
+    for i in range(n - 1, 0, -1):
+        c = PyUnicode_READ(kind, data, i)
+        if c == c'@':
+            return dot > i + 1
+        if c == c'.' and not dot:
+            dot = i
+    return False
 
 
 cdef int put_number(char *out, long value) noexcept:

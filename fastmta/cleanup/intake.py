@@ -14,7 +14,7 @@ from typing import Final, Protocol, Self
 import msgspec
 
 from fastmta._ext.headers import HeaderScan
-from fastmta._ext.loglines import message_id
+from fastmta._ext.loglines import is_complete, message_id
 from fastmta.address.rewrite import RewriteSettings, canonical_recipient, canonical_sender
 from fastmta.cleanup.received import ReceivedMaker
 from fastmta.cleanup.repair import (
@@ -176,10 +176,10 @@ class Intake:
         sender = transaction.sender
         rewrite = self._rewrite
         if rewrite is not None:
-            if sender:
+            if sender and not is_complete(sender):
                 sender = canonical_sender(sender, rewrite)
             for recipient in recipients:
-                if canonical_recipient(recipient.address, rewrite) is not recipient.address:
+                if not is_complete(recipient.address):
                     recipients = [_complete_recipient(recipient, rewrite) for recipient in recipients]
                     break
         if len(recipients) > 1:
@@ -209,7 +209,11 @@ class Intake:
             else:
                 done(QUEUE_FULL if self._is_full(error) else WRITE_ERROR)
 
-        self._store.append(message, appended)
+        try:
+            self._store.append(message, appended)
+        except Exception as error:  # a bug of ours, or a queue that is closing: the client shall try again
+            self._log.warning("cleanup", f"{queue_id}: write queue file: {error}")
+            appended(error)
 
     def accept_own(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from fastmta.address.quote import quote_822_local
+from fastmta._ext.loglines import external
 from fastmta.model.envelope import Origin
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -65,7 +65,7 @@ class ReceivedMaker:
         if smtputf8:
             head = head.replace(b" with E", b" with UTF8", 1)
         if recipient:
-            named = quote_822_local(recipient).encode("utf-8", "surrogateescape")
+            named = external(recipient).encode("utf-8", "surrogateescape")
             tail = b"%b\r\n\tfor <%b>; %b\r\n" % (queue_id.encode(), named, self.date(when))
         else:
             tail = b"%b;\r\n\t%b\r\n" % (queue_id.encode(), self.date(when))
@@ -81,8 +81,7 @@ class ReceivedMaker:
             address = "IPv6:" + address
         first = f"Received: from {helo} ({origin.client_name} [{address}])\r\n"
         if origin.tls:
-            comment = origin.tls.replace("\n", "\r\n\t")
-            first += f"\t({comment})\r\n"
+            first += _comments(origin.tls)
         head = f"{first}{self._by}{origin.protocol} id ".encode("utf-8", "surrogateescape")
         # Sessions end without telling: forget all now and then. Keeping the object keeps its id its own.
         if len(self._origins) >= _ORIGINS_KEPT:
@@ -90,3 +89,13 @@ class ReceivedMaker:
         known = (origin, head, len(first) if len(first) < 128 and not origin.tls else 0)
         self._origins[id(origin)] = known
         return known
+
+
+def _comments(text: str) -> str:
+    """The header lines of Origin.tls: one comment, then lines that bring parentheses of their own."""
+    lines = text.split("\n")
+    count = 1
+    while count < len(lines) and not lines[count].startswith("("):
+        count += 1
+    joined = "\r\n\t".join(lines[:count])
+    return f"\t({joined})\r\n" + "".join(f"\t{line}\r\n" for line in lines[count:])

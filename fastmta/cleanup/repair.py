@@ -8,6 +8,7 @@ chunk. Raises nothing. RFC 5322 section 3.6; message_drop_headers and local_head
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from fastmta._ext.headers import HeaderScan, header_name_length
@@ -30,6 +31,15 @@ REPAIR_COLON: Final = 4
 REPAIR_MAILBOX_LINE: Final = 8
 
 _DROPPED: Final = frozenset((b"bcc", b"content-length", b"resent-bcc", b"return-path"))
+
+
+def header_rewrite_clients(
+    permits: Iterable[str], is_own: Callable[[str], bool], is_mynetwork: Callable[[str], bool]
+) -> Callable[[str], bool]:
+    """local_header_rewrite_clients as a test of client addresses. What else it may list is not supported yet."""
+    tests = {"permit_inet_interfaces": is_own, "permit_mynetworks": is_mynetwork}
+    chosen = [tests[permit] for permit in permits if permit in tests]
+    return lambda address: any(test(address) for test in chosen)
 
 
 def repair(content: list[bytes], scan: HeaderScan) -> None:

@@ -26,6 +26,7 @@ from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.admin.control import ControlServer, ControlSettings
 from fastmta.bounce.bouncer import Bouncer, BounceSettings
 from fastmta.cleanup.intake import Intake, IntakeSettings
+from fastmta.cleanup.repair import header_rewrite_clients
 from fastmta.config import Config, Service
 from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.agents import build_agents
@@ -84,13 +85,18 @@ class Worker:
             matchlist.for_parameter(cfg, "relay_domains").match_domain,
             own.match_address,
         )
+        rewrites_for = header_rewrite_clients(
+            cfg.get_list("local_header_rewrite_clients"),
+            own.match_address,
+            matchlist.for_parameter(cfg, "mynetworks").match_address,
+        )
         self.intake = Intake(
             IntakeSettings.from_config(cfg),
             self.store,
             self.log,
             self._admit,
             lambda error: isinstance(error, QueueFull),
-            own.match_address,
+            rewrites_for,
         )
         self.bouncer = Bouncer(BounceSettings.from_config(cfg), self.intake, self.store, self.log)
         self.active = Active(

@@ -103,6 +103,17 @@ def test_a_queue_that_cannot(error: BaseException, reply: bytes) -> None:
     assert queue.admitted == []
 
 
+def test_a_queue_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, replies = Queue(), list[bytes]()
+
+    def append(message: Message, done: Callable[[BaseException | None], None]) -> None:
+        raise RuntimeError("closing")
+
+    monkeypatch.setattr(queue, "append", append)
+    make(queue).accept(transaction(FIELDS), replies.append)
+    assert [reply[:4] for reply in replies] == [b"451 "]
+
+
 def test_too_big() -> None:
     queue, replies = Queue(), list[bytes]()
     make(queue, message_size_limit=400).accept(transaction(FIELDS + b"\r\n" + b"x" * 300 + b"\r\n"), replies.append)
@@ -165,11 +176,18 @@ def test_a_notification_that_cannot_be_kept() -> None:
 
 
 def test_received_with_tls_and_ipv6() -> None:
-    origin = Origin("unknown", "2001:db8::1", 1, "a\r\nb", "ESMTPS", "using TLSv1.3 with cipher X (256/256 bits)")
+    origin = Origin(
+        "unknown",
+        "2001:db8::1",
+        1,
+        "a\r\nb",
+        "ESMTPS",
+        "using TLSv1.3 with cipher X (256/256 bits)\n key-exchange Y\n(No cert)",
+    )
     text, size = ReceivedMaker("mx.example.org").make(origin, True, "4X1", "", 0.0)
     assert text.startswith(
         b"Received: from a??b (unknown [IPv6:2001:db8::1])\r\n"
-        b"\t(using TLSv1.3 with cipher X (256/256 bits))\r\n"
+        b"\t(using TLSv1.3 with cipher X (256/256 bits)\r\n\t key-exchange Y)\r\n\t(No cert)\r\n"
         b"\tby mx.example.org (Postfix) with UTF8SMTPS id 4X1;\r\n\t"
     )
     assert size == len(text)

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastmta._ext.loglines import is_complete
 from fastmta.address.quote import quote_822_local
+from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.observe import lines
 
 A = "localhost[127.0.0.1]"
@@ -133,6 +135,13 @@ def test_addresses_are_logged_in_external_form(address: str) -> None:
     """The compiled test for what needs quotes agrees with the plain one."""
     wanted = quote_822_local(address)
     assert lines.queue_active("Q", address, 0, 1) == f"Q: from=<{wanted}>, size=0, nrcpt=1 (queue active)"
+
+
+@given(st.text("a.@[", max_size=8))
+def test_complete_addresses_need_no_rewriting(address: str) -> None:
+    settings = RewriteSettings("origin.example", "example", append_dot_mydomain=True)
+    if is_complete(address):
+        assert canonical(address, settings) == address
 
 
 @given(st.floats(0, 1e7), st.integers(0, 6))
