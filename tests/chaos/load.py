@@ -24,6 +24,7 @@ from typing import Any
 import uvloop
 
 DOT = b"\r\n.\r\n"
+BODIES = 32  # different ones
 
 
 class Ledger:
@@ -35,6 +36,7 @@ class Ledger:
         self.not_whole: list[str] = []
         self.refused: list[bytes] = []  # answers 4xx and 5xx to the final dot
         self.bytes_acknowledged = 0
+        self.bytes_later = 0  # of them, those of messages that were to be put off
 
     def missing(self) -> list[str]:
         """Acknowledged and not arrived."""
@@ -45,8 +47,8 @@ class Ledger:
         return {key: times for key, times in self.arrivals.items() if len(times) > 1}
 
 
-def message(number: str, size: int, chance: random.Random) -> bytes:
-    """A message in wire form, with its final dot: lines of all lengths, some that begin with dots."""
+def body_of(size: int, chance: random.Random) -> bytes:
+    """A body of about that size: lines of all lengths, some that begin with dots."""
     lines = []
     left = size
     while left > 0:
@@ -54,8 +56,13 @@ def message(number: str, size: int, chance: random.Random) -> bytes:
         line = chance.choice((b"", b".", b"..")) + chance.randbytes(length // 2).hex().encode()
         lines.append(line)
         left -= len(line) + 2
-    body = b"\r\n".join(lines) + b"\r\n"
-    head = f"Subject: {number}\r\nX-Number: {number}\r\nX-Sum: {hashlib.sha256(body).hexdigest()}\r\n\r\n".encode()
+    return b"\r\n".join(lines) + b"\r\n"
+
+
+def message(number: str, body: bytes) -> bytes:
+    """A message in wire form, with its final dot."""
+    digest = hashlib.sha256(number.encode() + body).hexdigest()
+    head = f"Subject: {number}\r\nX-Number: {number}\r\nX-Sum: {digest}\r\n\r\n".encode()
     return (head + body).replace(b"\r\n.", b"\r\n..") + b".\r\n"
 
 
@@ -66,8 +73,10 @@ def check(wire: bytes) -> tuple[str, bool]:
     if body.startswith(b".."):
         body = body[1:]
     body = body.replace(b"\r\n..", b"\r\n.")
-    number = fields.get(b"X-Number", b"?").decode("ascii", "replace")
-    return number, fields.get(b"X-Sum", b"").decode() == hashlib.sha256(body).hexdigest()
+    number = fields.get(b"X-Number", b"?")
+    return number.decode("ascii", "replace"), fields.get(b"X-Sum", b"").decode() == hashlib.sha256(
+        number + body
+    ).hexdigest()
 
 
 class NextHop(asyncio.Protocol):
@@ -157,11 +166,12 @@ class Load:
         self._next_hop_port = next_hop_port
         self._sessions = sessions
         self._pause = sessions / rate
-        self._sizes = sizes
         self._later = later
         self._tries = tries
-        self._tried: dict[str, int] = {}
-        self._chance = random.Random(seed)
+        self.put_off: dict[str, int] = {}  # address -> how often it was tried
+        self._chance = chance = random.Random(seed)
+        smallest, largest = sizes
+        self._bodies = [body_of(int(smallest * (largest / smallest) ** (n / BODIES)), chance) for n in range(BODIES)]
         self._count = 0
         self._sending = True
         self._loop = uvloop.new_event_loop()
@@ -253,11 +263,9 @@ class Load:
         """Whether this recipient is to be put off."""
         if not address.startswith("later-"):
             return False
-        if not self._tries:
-            return True
-        tried = self._tried.get(address, 0)
-        self._tried[address] = tried + 1
-        return tried < self._tries
+        tried = self.put_off.get(address, 0)
+        self.put_off[address] = tried + 1
+        return not self._tries or tried < self._tries
 
     # The clients' side
 
@@ -296,9 +304,7 @@ class Load:
             number = f"m{self._count}"
             keys = [f"{number}-{index}" for index in range(self._chance.choice((1, 1, 1, 3)))]
             later = "later-" if self._chance.random() < self._later else ""
-            wire = message(
-                number, int(self._sizes[0] * (self._sizes[1] / self._sizes[0]) ** self._chance.random()), self._chance
-            )
+            wire = message(number, self._chance.choice(self._bodies))
             writer.write(
                 b"MAIL FROM:<sender@client.example>\r\n"
                 + b"".join(b"RCPT TO:<%s%s@dest.example>\r\n" % (later.encode(), key.encode()) for key in keys)
@@ -312,6 +318,7 @@ class Load:
             if line.startswith(b"250"):
                 now = time.monotonic()
                 self.ledger.bytes_acknowledged += len(wire)
+                self.ledger.bytes_later += len(wire) if later else 0
                 for key in keys:
                     self.ledger.acknowledged[key] = now
             else:

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.chaos.load import Load
+from tests.chaos.load import Load, body_of, check, message
 from tests.live import LiveServer, free_port, wait_for
 
 KILLS = int(os.environ.get("FASTMTA_KILLS", "12"))
@@ -75,6 +75,16 @@ class Killer:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         self.times.append(time.monotonic())
+
+
+def test_the_next_hop_sees_every_changed_byte() -> None:
+    wire = message("m1", body_of(300, random.Random(5)))[:-3]
+    assert check(wire) == ("m1", True)
+    body = wire.index(b"\r\n\r\n") + 4
+    for place in range(body, len(wire)):
+        changed = wire[:place] + bytes((wire[place] ^ 1,)) + wire[place + 1 :]
+        assert check(changed) == ("m1", False)
+        assert check(wire[:place]) == ("m1", False)
 
 
 def test_no_acknowledged_message_is_lost_whatever_is_killed(tmp_path: Path) -> None:
