@@ -27,6 +27,7 @@ class Scenario(msgspec.Struct):
     recipients: int = 1
     lmtp: bool = False
     fast: bool = False  # with short timeouts
+    tls: str = ""  # smtp_tls_security_level
     size: int = 0  # bytes of body, about
     info: list[str] = []  # lines that are logged before
 
@@ -466,3 +467,62 @@ async def lmtp_lost_at_lhlo(peer: Peer) -> None:
 async def lmtp_lhlo_451(peer: Peer) -> None:
     await peer.say("220 lmtp")
     await peer.expect("LHLO", "451 4.3.0 no LHLO for you")
+
+
+TLS_PIPE = (*PIPE, "STARTTLS")
+
+
+@scenario("deferred 4.7.4 TLS is required, but was not offered by host H1", tls="encrypt")
+async def tls_not_offered(peer: Peer) -> None:
+    await peer.greet(*PIPE)
+    await peer.expect("QUIT")
+
+
+@scenario("deferred 4.7.0 TLS is required, but host H1 refused to start TLS: 454 4.7.0 not now", tls="encrypt")
+async def tls_refused(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "454 4.7.0 not now")
+    await peer.expect("QUIT")
+
+
+@scenario("bounced 5.7.0 TLS is required, but host H1 refused to start TLS: 554 5.7.0 never", tls="encrypt")
+async def tls_refused_for_good(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "554 5.7.0 never")
+    await peer.expect("QUIT")
+
+
+@scenario("sent 2.0.0 250 2.0.0 Ok: queued as 12345", tls="may")
+async def tls_refused_but_not_needed(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "454 4.7.0 not now")
+    await peer.accept()
+    await peer.expect("QUIT")
+
+
+@scenario("deferred 4.7.5 Cannot start TLS: handshake failure", tls="encrypt")
+async def tls_garbage(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "220 go", "this is no TLS")
+    await peer.reader.read(100)
+
+
+@scenario("deferred 4.7.5 Cannot start TLS: handshake failure", tls="may")
+async def tls_garbage_at_first_attempt(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "220 go")
+    await peer.reader.read(100)
+    await peer.say("this is no TLS")
+
+
+@scenario("deferred 4.7.5 Cannot start TLS: handshake failure", tls="encrypt")
+async def tls_lost_in_handshake(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS", "220 go")
+    await peer.reader.read(100)
+
+
+@scenario("deferred 4.4.2 lost connection with H1 while receiving the STARTTLS response", tls="may")
+async def tls_lost_at_starttls(peer: Peer) -> None:
+    await peer.greet(*TLS_PIPE)
+    await peer.expect("STARTTLS")

@@ -92,11 +92,12 @@ def message(
     content: bytes = b"Subject: hi\r\n\r\nhello\r\n",
     queue_id: str = "QUEUEID",
     size: int = 0,
+    arrival: float = 0.0,
     **more: object,
 ) -> Message:
     envelope = Envelope(
         queue_id=queue_id,
-        arrival=0.0,
+        arrival=arrival,
         sender=sender,
         recipients=tuple(Recipient(address) for address in recipients or ("r@example.com",)),
         size=size or len(content),

@@ -389,7 +389,7 @@ class SmtpConnection(asyncio.Protocol):
             self.tls = f"{version} with cipher {name} ({bits}/{bits} bits)"
         if self._settings.tls_loglevel >= 1:
             trust = "Untrusted" if transport.get_extra_info("peercert") is not None else "Anonymous"
-            line = f"{trust} TLS connection established to {self.relay}: {self.tls}"
+            line = f"{trust} TLS connection established to {self.relay.lower()}: {self.tls}"
             self._keeper.context.log.write(self._settings.ident, line)
 
     def _log_tls_failure(self, error: BaseException) -> None:

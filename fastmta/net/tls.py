@@ -147,7 +147,10 @@ def _readable(parameter: str, path: str) -> str:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
-        return str(error.reason or error.args[-1] if error.args else error).replace("_", " ").lower()
+        reason = str(error.reason or (error.args[-1] if error.args else error)).replace("_", " ").lower()
+        if reason in ("no certificate assigned", "key values mismatch", "key type mismatch"):
+            return f"the private key does not belong to the certificate ({reason})"
+        return reason
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error)

@@ -48,6 +48,8 @@ def start_postfix(folder: Path, transports: dict[str, str]) -> Path:
     fast = "".join(
         f" -o smtp_{name}_timeout=2s" for name in ("helo", "mail", "rcpt", "data_init", "data_xfer", "data_done")
     )
+    for level in ("may", "encrypt"):
+        master += f"\n{level} unix - - n - 50 smtp -o smtp_tls_security_level={level}"
     master += f"\nfast unix - - n - 50 smtp{fast}\nours unix - - n - 50 smtp\nlours unix - - n - 50 lmtp\n"
     (conf / "master.cf").write_text(master)
     (conf / "main.cf").write_text(f"""
@@ -93,7 +95,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
         transports = {}
         for case in SCENARIOS:
             nexthop = ",".join(server.nexthop for server in servers[case.name])
-            kind = "lours" if case.lmtp else "fast" if case.fast else "ours"
+            kind = "lours" if case.lmtp else "fast" if case.fast else case.tls or "ours"
             transports[case.name.replace("_", "-") + ".example"] = f"{kind}:{nexthop}"
         log = await loop.run_in_executor(None, start_postfix, folder, transports)
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+import time
+
 import pytest
 
 from fastmta.model.outcome import Bounced, Deferred, Sent
@@ -14,6 +17,13 @@ FAST = dict.fromkeys(
 KINDS = {"sent": Sent, "deferred": Deferred, "bounced": Bounced}
 
 
+def plain_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def body(size: int) -> bytes:
     return b"Subject: hi\r\n\r\n" + b"x" * 60 + b"\r\n" * (1 + size // 2)
 
@@ -22,9 +32,15 @@ def body(size: int) -> bytes:
 def test_outcome(case: Scenario) -> None:
     async def main() -> None:
         servers = [await Server(talk).start() for talk in case.hosts]
-        harness = Harness(lmtp=case.lmtp, **(FAST if case.fast else {}))
+        tls = {"tls": plain_context(), "tls_level": case.tls} if case.tls else {}
+        harness = Harness(lmtp=case.lmtp, **(FAST if case.fast else {}), **tls)
         try:
-            item = message(*[f"r{number}@example.com" for number in range(case.recipients)], content=body(case.size))
+            # It came just now: a handshake that fails is no reason yet to send in the clear.
+            item = message(
+                *[f"r{number}@example.com" for number in range(case.recipients)],
+                content=body(case.size),
+                arrival=time.time(),
+            )
             request = await harness.one(item, ",".join(server.nexthop for server in servers))
             names = {}
             for number, server in enumerate(servers, 1):

@@ -1,0 +1,121 @@
+"""Agents from master.cf; and those that answer without delivering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastmta.config import load
+from fastmta.deliver.agents import build_agents
+from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, split_dsn
+from fastmta.deliver.nexthop import NexthopError, Site, parse_site, split_sites
+from fastmta.deliver.smtp import SmtpAgent
+from fastmta.model.outcome import Bounced, Deferred, Result, Sent
+from tests.delivery import Harness, Request, Slot, message, run
+
+MASTER = """
+smtp      inet  n       -       y       -       -       smtpd
+smtp      unix  -       -       y       -       -       smtp
+relay     unix  -       -       y       -       -       smtp
+        -o syslog_name=${multi_instance_name?{$multi_instance_name}:{postfix}}/$service_name
+        -o smtp_helo_timeout=5 -o smtp_tls_security_level=may -o smtp_helo_name=relay.example
+lmtp      unix  -       -       y       -       -       lmtp
+error     unix  -       -       y       -       -       error
+retry     unix  -       -       y       -       -       error
+discard   unix  -       -       y       -       -       discard
+local     unix  -       n       n       -       -       local
+virtual   unix  -       n       n       -       -       virtual
+maildrop  unix  -       n       n       -       -       pipe flags=DRXhu user=vmail argv=/usr/bin/maildrop
+cleanup   unix  n       -       y       -       0       cleanup
+"""
+
+
+def test_agents_of_master_cf(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text("myhostname = mail.example\nsmtp_discard_ehlo_keywords = dsn, silent-discard\n")
+    (tmp_path / "master.cf").write_text(MASTER)
+
+    async def main() -> None:
+        harness = Harness()
+        agents = build_agents(load(tmp_path), harness.context)
+        assert {name: agent.ident for name, agent in agents.items()} == {
+            "smtp": "postfix/smtp",
+            "relay": "postfix/relay/smtp",
+            "lmtp": "postfix/lmtp",
+            "error": "postfix/error",
+            "retry": "postfix/error",
+            "discard": "postfix/discard",
+            "local": "postfix/local",
+            "virtual": "postfix/virtual",
+            "maildrop": "postfix/pipe",
+        }
+        smtp, relay, lmtp = agents["smtp"], agents["relay"], agents["lmtp"]
+        assert isinstance(smtp, SmtpAgent)
+        assert isinstance(relay, SmtpAgent)
+        assert isinstance(lmtp, SmtpAgent)
+        assert (smtp.settings.helo_timeout, relay.settings.helo_timeout) == (300, 5)
+        assert (smtp.settings.helo_name, relay.settings.helo_name) == ("mail.example", "relay.example")
+        assert (smtp.client_tls is None, relay.client_tls is None) == (True, False)
+        assert (smtp.settings.skip_quit_response, lmtp.settings.skip_quit_response) == (True, False)
+        assert smtp.settings.discard_ehlo == 32
+        request = Request(message("a@example.com", "b@example.com"), "mail.example")
+        agents["local"].slot(Slot([request]))
+        assert request.results == [Deferred("4.3.0", "local delivery is not supported yet")] * 2
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("agent", "nexthop", "result"),
+    [
+        (ErrorAgent("e"), "5.1.1 no such user", Bounced("5.1.1", "no such user")),
+        (ErrorAgent("e"), "mailbox is gone", Bounced("5.0.0", "mailbox is gone")),
+        (ErrorAgent("e"), "4.2.2 full", Bounced("5.0.0", "full")),
+        (RetryAgent("e"), "4.4.1 later", Deferred("4.4.1", "later")),
+        (RetryAgent("e"), "later", Deferred("4.0.0", "later")),
+        (DiscardAgent("d"), "junk", Sent("2.0.0", "junk")),
+    ],
+)
+def test_answers_without_delivery(agent: ErrorAgent, nexthop: str, result: Result) -> None:
+    async def main() -> None:
+        requests = [Request(message("a@b.c", "d@e.f"), nexthop), Request(message(), nexthop)]
+        slot = Slot(list(requests))
+        agent.slot(slot)
+        assert slot.over.is_set()
+        assert requests[0].results == [result, result]
+        assert requests[1].results == [result]
+        assert requests[0].attempt.relay == "none"
+
+    run(main)
+
+
+def test_split_dsn() -> None:
+    assert split_dsn("5.0.0", "5.1.2") == ("5.1.2", "")
+    assert split_dsn("5.0.0", "5.1 x") == ("5.0.0", "5.1 x")
+    assert split_dsn("5.0.0", "5.1234.1 x") == ("5.0.0", "5.1234.1 x")
+
+
+@pytest.mark.parametrize(
+    ("text", "site"),
+    [
+        ("example.com", Site("example.com", "example.com", 25, False)),
+        ("example.com:587", Site("example.com:587", "example.com", 587, False)),
+        ("example.com:submission", Site("example.com:submission", "example.com", 587, False)),
+        ("[example.com]", Site("[example.com]", "example.com", 25, True)),
+        ("[127.0.0.1]:2525", Site("[127.0.0.1]:2525", "127.0.0.1", 2525, True)),
+        ("[IPv6:::1]", Site("[IPv6:::1]", "::1", 25, True)),
+        ("[::1]:26", Site("[::1]:26", "::1", 26, True)),
+    ],
+)
+def test_sites(text: str, site: Site) -> None:
+    assert parse_site(text, "smtp") == site
+
+
+@pytest.mark.parametrize("text", ["[a", "[a]b", "a:0", "a:65536", "a:nothing", "[]", ":25"])
+def test_sites_that_make_no_sense(text: str) -> None:
+    with pytest.raises(NexthopError):
+        parse_site(text, "smtp")
+
+
+def test_lists_of_sites() -> None:
+    assert split_sites(" a, [b]:1 c ,") == ["a", "[b]:1", "c"]
