@@ -284,6 +284,8 @@ class Active:
             self.closing.round_over(message, now)
         elif many:
             self._record_progress(message, now)
+            if self._drained is not None:
+                self._check_drained()
 
     def outcome(self, message: Message, indexes: list[int], outcome: Outcome, now: float) -> None:
         """Recipients that got their result without a delivery: logged as Postfix's error(8) and retry(8) would."""

@@ -450,6 +450,21 @@ def test_rate_delay_over_workers(world: World) -> None:
     assert min(gaps) >= 6
 
 
+def test_draining_does_not_wait_for_the_rest_of_a_message(world: World) -> None:
+    worker = world.worker()
+    worker.transport(SimAgent(), destination_recipient_limit=1, destination_concurrency_limit=2)
+    worker.ways["example.com"] = Way("smtp", "same", "")
+    message = worker.send(*(["u@example.com"] * 10))
+    world.run(0.5)
+    ended = []
+    worker.active.drain(lambda: ended.append(world.time))
+    world.run(10)
+    assert ended == [START + 1]
+    assert message.done is not None
+    assert sum(message.done) == 2
+    assert worker.parked == {message.queue_id}
+
+
 def test_draining_gives_out_nothing_and_ends_with_what_is_on_its_way(world: World) -> None:
     worker = world.worker()
     agent = worker.transport(SimAgent())
