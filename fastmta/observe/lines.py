@@ -200,7 +200,7 @@ def expired(queue_id: str, sender: str, forced: bool = False) -> str:
 
 
 def notification(queue_id: str, kind: str, notice_id: str, to_postmaster: bool = False) -> str:
-    """bounce: a notification was made. kind: "non-delivery", "delay", "delivery status"; notice_id: its own queue id."""
+    """bounce: a notification was made. kind: "non-delivery", "delay", "delivery status"; notice_id: its queue id."""
     return f"{queue_id}: {'postmaster' if to_postmaster else 'sender'} {kind} notification: {notice_id}"
 
 
