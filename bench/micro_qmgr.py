@@ -1,4 +1,4 @@
-"""What the queue manager costs: CPU time of a message with one recipient from admit() to removal, with 1, 2 and 4 workers.
+"""What the queue manager costs: CPU time of a message with one recipient from admit() to removal, by number of workers.
 
 The queue, the log and the resolver do nothing here, and the agent answers at once: `python bench/micro_qmgr.py`. The
 windows are shared by all workers, a wide one (20) and a narrow one (3).

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 
@@ -431,6 +432,50 @@ def test_a_killed_process_leaves_nothing_behind() -> None:
         assert acquire_all(window) == 4
         assert table.client("smtpd", "192.0.2.1").count == 1
         del window
+    table.close()
+
+
+def _work_until_killed(table: SharedTable, slot: int, ready: Connection) -> None:
+    table.bind(slot)
+    window = Window(table, "smtp:example.com", 2)
+    table.max_idle = -1.0
+    ready.send(True)
+    turn = 0
+    while True:
+        turn += 1
+        client = table.client("smtpd", f"10.0.0.{turn % 100}")
+        if window.try_acquire():
+            window.release()
+        else:
+            window.wait()
+            window.stop_waiting()
+        client.disconnect()
+
+
+def test_killed_at_any_moment() -> None:
+    """Workers that take, give and make entries in a table with hardly any room, killed at random."""
+    table = SharedTable.create(64)
+    table.bind(0)
+    running: dict[int, Any] = {}
+    for turn in range(60):
+        slot = 1 + turn % 3
+        if slot in running:
+            running[slot].kill()
+            running[slot].join(10)
+            table.clear_worker(slot)
+        receiver, sender = FORK.Pipe(duplex=False)
+        running[slot] = FORK.Process(target=_work_until_killed, args=(table, slot, sender))
+        running[slot].start()
+        assert receiver.poll(10)
+    for slot, child in running.items():
+        child.kill()
+        child.join(10)
+        table.clear_worker(slot)
+    assert all(places == 0 for _key, places, *_rest in table.entries_in_use())
+    table.max_idle = -1.0
+    clients = [table.client("smtpd", f"10.1.0.{i}") for i in range(40)]
+    assert sum(client.count for client in clients) >= 38  # no entry was lost for good
+    assert acquire_all(Window(table, "smtp:example.com", 2)) == 2
     table.close()
 
 
