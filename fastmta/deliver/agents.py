@@ -7,12 +7,13 @@ defers with a clear reason. Raises ConfigError and TlsError for settings that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final, Protocol, Self
+from collections.abc import Mapping
+from typing import Final
 
+from fastmta.config import Config, Service
 from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, UnavailableAgent
-from fastmta.deliver.settings import Parameters, read_settings
+from fastmta.deliver.settings import read_settings
 from fastmta.deliver.smtp import SmtpAgent
 from fastmta.net.tls import client_context
 
@@ -24,34 +25,7 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
 }
 
 
-class ServiceLike(Protocol):
-    """The part of config.Service that is needed here."""
-
-    @property
-    def name(self) -> str:
-        """First field of master.cf."""
-
-    @property
-    def type(self) -> str:
-        """Second field."""
-
-    @property
-    def command(self) -> str:
-        """The program."""
-
-
-class ConfigLike(Parameters, Protocol):
-    """The part of config.Config that is needed here."""
-
-    @property
-    def services(self) -> Iterable[ServiceLike]:
-        """Rows of master.cf."""
-
-    def for_service(self, service: ServiceLike) -> Self:
-        """The configuration with the service's own settings."""
-
-
-def build_agents(cfg: ConfigLike, context: DeliverContext) -> dict[str, Agent]:
+def build_agents(cfg: Config, context: DeliverContext) -> dict[str, Agent]:
     """Make an agent for each transport of master.cf."""
     agents: dict[str, Agent] = {}
     for service in cfg.services:
@@ -62,7 +36,7 @@ def build_agents(cfg: ConfigLike, context: DeliverContext) -> dict[str, Agent]:
     return agents
 
 
-def build_agent(cfg: ConfigLike, service: ServiceLike, context: DeliverContext) -> Agent | None:
+def build_agent(cfg: Config, service: Service, context: DeliverContext) -> Agent | None:
     """The agent of one service, or None where it is none that delivers."""
     command = service.command
     if command in ("smtp", "lmtp"):

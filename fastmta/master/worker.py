@@ -149,7 +149,6 @@ class Worker:
         self.store.open()
         self.adopt()
         self.active.start()
-        self.loop.add_reader(self.assignment.shared.wake_fd(), self.active.woken)
         for service, sockets in self.services:
             for sock in sockets:
                 self._servers.append(await self.loop.create_server(service.protocol, sock=sock))
