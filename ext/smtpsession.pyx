@@ -23,6 +23,14 @@ def peek_input(int fd):
     return PyBytes_FromStringAndSize(buffer, n) if n > 0 else b""
 
 
+def discard_input(int fd):
+    """Read and forget what the peer sent: to close with input unread would reset the connection, and lose our last words."""
+    cdef char[4096] buffer
+    cdef int times = 16
+    while times and recv(fd, buffer, 4096, MSG_DONTWAIT) == 4096:
+        times -= 1
+
+
 cdef class ReadBuffer:
     """Where all sessions of a worker read to: the loop reads and feeds one session at a time."""
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 def peek_input(fd: int) -> bytes: ...
+def discard_input(fd: int) -> None: ...
 
 class ReadBuffer:
     size: int

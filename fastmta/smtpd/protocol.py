@@ -11,7 +11,7 @@ import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 from fastmta._ext.smtpserver import CLOSE, SLEEP, TLS
-from fastmta._ext.smtpsession import peek_input
+from fastmta._ext.smtpsession import discard_input, peek_input
 from fastmta.observe import lines
 from fastmta.smtpd.session import Session
 
@@ -137,6 +137,8 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
                 self._hold_back()
                 self.service.loop.call_later(self.service.settings.limits.error_sleep_time, self._wake)
         elif attention & CLOSE:
+            if self.machine.where()[0] != "QUIT" and not self.machine.secure:
+                discard_input(self.transport.get_extra_info("socket").fileno())
             self._close(lines.TOO_MANY_ERRORS if self.machine.too_many_errors else "")
         elif attention & TLS:
             self.service.start_tls(self)

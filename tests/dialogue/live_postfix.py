@@ -1,4 +1,4 @@
-"""A real Postfix in a folder, to hold replies, log and content against. 3.7.10 and later know smtpd_forbid_bare_newline."""
+"""A real Postfix in a folder, to hold replies, log and content against: 3.7.10 or later has smtpd_forbid_bare_newline."""
 
 from __future__ import annotations
 

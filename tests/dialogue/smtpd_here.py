@@ -1,4 +1,4 @@
-"""An smtpd of ours on a loopback port, inside the test's process: real sockets, real configuration; the queue is a list.
+"""An smtpd of ours on a loopback port, in the test's process: real sockets, real configuration; the queue is a list.
 
 Used by the dialogue tests and by those that hold replies, log and content against a live Postfix.
 """
