@@ -18,6 +18,7 @@ from fastmta.admin.client import NotAllowedError, RefusedError, UnreachableError
 from fastmta.cli.directory import config_directory
 from fastmta.config import Config, ConfigError, load
 from fastmta.master import identity
+from fastmta.master.preload import preload_package
 
 EX_FAILURE = 1
 EX_UNAVAILABLE = 69
@@ -100,6 +101,7 @@ def become_owner(config: Config) -> None:
     """Stop being root: the queue is mail_owner's, and what we make there must be, too."""
     for name in ("ascii", "latin_1"):  # loaded when first used, from files that mail_owner may not be able to read
         codecs.lookup(name)
+    preload_package("lmdb")
     identity.find(config.get_str("mail_owner")).assume()
 
 

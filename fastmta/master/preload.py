@@ -15,16 +15,19 @@ from typing import Final
 # The command line needs nothing more; everything else may run in a worker.
 NOT_NEEDED: Final = ("fastmta.cli", "fastmta.__main__")
 LAZY: Final = (
+    "_strptime",
+    "concurrent.futures.thread",
     "ctypes",
     "encodings.ascii",
     "encodings.idna",
-    "encodings.punycode",
     "encodings.latin_1",
+    "encodings.punycode",
     "encodings.utf_8_sig",
     "stringprep",
     "uvloop",
 )
-LAZY_PACKAGES: Final = ("dns.rdtypes.ANY", "dns.rdtypes.IN")
+LAZY_PACKAGES: Final = ("dns.rdtypes.ANY", "dns.rdtypes.IN", "lmdb")
+PROGRAMS: Final = ("lmdb.__main__", "lmdb.cffi", "lmdb.tool")  # of these packages, and what another build of them has
 
 
 def preload() -> None:
@@ -36,7 +39,13 @@ def preload() -> None:
     for name in LAZY:
         importlib.import_module(name)
     for package in LAZY_PACKAGES:
-        for name in _modules(package):
+        preload_package(package)
+
+
+def preload_package(package: str) -> None:
+    """Import all of a library that imports parts of itself when they are first used."""
+    for name in _modules(package):
+        if name not in PROGRAMS:
             importlib.import_module(name)
 
 

@@ -284,3 +284,38 @@ def test_quickstart_is_a_relay_to_look_at(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 0
+
+
+def test_workers_import_nothing_once_they_gave_up_root(tmp_path: Path, sink: Sink) -> None:
+    """Their program may lie where only root may read."""
+    closed = free_port()
+    server = LiveServer(
+        tmp_path, {"relayhost": sink.relayhost, "mydestination": "bounces.test", "local_transport": "error:no"}
+    )
+    book = tmp_path / "imports"
+    for number in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.locked_master", str(book), str(server.config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for(lambda: "ready" in server.run("fastmta", "status").stderr, 20, "it is up")
+        send(server.port, f"delivered {number}")
+        server.wait_log("status=sent (250 2.0.0 kept)", count=1 + 3 * number)
+        with smtplib.SMTP("127.0.0.1", server.port, timeout=20) as client:
+            client.sendmail("a@sender.test", ["x@bounces.test"], "Subject: back\r\n\r\nhello\r\n")
+            client.sendmail("a@sender.test", ["x@b\u00fccher.test"], "Subject: idn\r\n\r\nhello\r\n", ["SMTPUTF8"])
+        server.wait_log("status=bounced", count=1 + number)
+        server.wait_log("sender non-delivery notification", count=1 + number)
+        assert server.run("postqueue", "-p").returncode == 0
+        server.parameters["relayhost"] = f"[127.0.0.1]:{closed}"
+        server.write_main_cf()
+        assert server.run("fastmta", "reload").returncode == 0
+        send(server.port, f"deferred {number}")
+        server.wait_log("status=deferred", count=1 + number)
+        server.parameters["relayhost"] = sink.relayhost
+        server.write_main_cf()
+        assert server.run("fastmta", "stop").returncode == 0
+        process.communicate(timeout=20)
+    assert book.read_text() == ""
