@@ -49,6 +49,7 @@ from fastmta.smtpd.service import SmtpdService, WorkerContext
 from fastmta.tables import matchlist
 
 LOG_POLL: Final = 1.0  # seconds between looks at the log file
+RECOVERY_INTERVAL: Final = 0.05  # seconds between looks whether a shard is brought up to date
 ADOPT_INTERVAL: Final = 30.0  # seconds between tries to take over shards, beside the master's word
 
 
@@ -149,6 +150,7 @@ class Worker:
         self.store.open()
         self.adopt()
         self.active.start()
+        self._refill_recovered()
         for service, sockets in self.services:
             for sock in sockets:
                 self._servers.append(await self.loop.create_server(service.protocol, sock=sock))
@@ -164,6 +166,13 @@ class Worker:
     def adopt(self) -> None:
         """Take over what shards are ours and free; their mail is due."""
         if not self.draining and self.store.adopt(self.assignment.candidates()):
+            self._refill_recovered()
+
+    def _refill_recovered(self) -> None:
+        """Look for due mail once the shards that were just opened give it out."""
+        if self.store.recovering:
+            self.loop.call_later(RECOVERY_INTERVAL, self._refill_recovered)
+        else:
             self.active.arm_refill(time.time())
 
     def _adopt_later(self) -> None:
