@@ -20,6 +20,7 @@ from fastmta.admin.protocol import BATCH, Answer, Request
 
 TIMEOUT: Final = 30.0  # seconds for an answer
 _CONNECT_TIMEOUT: Final = 5.0
+_NUMBERS: Final = 64  # workers that there can be at one time
 _GONE: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
 
@@ -76,13 +77,8 @@ class Worker:
 
 def connect_all(queue_directory: Path) -> list[Worker]:
     """All workers that listen, in the order of their numbers; none when the mail system is down."""
-    public = queue_directory / "public"
     workers: list[Worker] = []
-    try:
-        paths = sorted(public.glob("worker-*"), key=_number)
-    except PermissionError as error:
-        raise NotAllowedError(error.strerror) from error
-    for path in paths:
+    for path in _sockets(queue_directory / "public"):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(_CONNECT_TIMEOUT)
         try:
@@ -98,6 +94,16 @@ def connect_all(queue_directory: Path) -> list[Worker]:
             raise UnreachableError(f"{path}: {error.strerror or error}") from error
         workers.append(Worker(path, sock))
     return workers
+
+
+def _sockets(public: Path) -> list[Path]:
+    try:
+        names = [path.name for path in public.iterdir() if path.name.startswith("worker-")]
+    except FileNotFoundError:
+        return []
+    except PermissionError:  # setgid_group may enter, and not look around
+        names = [f"worker-{number}" for number in range(_NUMBERS)]
+    return sorted((public / name for name in names), key=_number)
 
 
 def _number(path: Path) -> tuple[int, str]:

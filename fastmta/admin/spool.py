@@ -62,6 +62,14 @@ class Spool:
         return not self.workers
 
     @property
+    def readable(self) -> bool:
+        """Whether this user may read the shards."""
+        return all(
+            os.access(shard_directory(self.directory, number), os.R_OK | os.X_OK, effective_ids=True)
+            for number in self._shards
+        )
+
+    @property
     def why_down(self) -> str:
         """As the operating system puts it."""
         leftovers = (self.directory / "public").is_dir() and any((self.directory / "public").glob("worker-*"))

@@ -7,6 +7,8 @@ Deviation: -s works for any destination; Postfix serves only those of fast_flush
 
 from __future__ import annotations
 
+import os
+import pwd
 import sys
 from typing import Final
 
@@ -68,6 +70,12 @@ def show(tool: Tool, config: Config, *, as_json: bool) -> int:
     block: list[str] = []
     size = 0
     with _open(config) as spool:
+        if not spool.readable:
+            raise Fatal(
+                "Queue report unavailable - mail system is down"
+                if spool.down
+                else f"User {_user()} is not allowed to view the mail queue"
+            )
         if spool.down:
             why = f"Connect to the {config.get_str('mail_name')} showq service: {spool.why_down}"
             tool.say(f"warning: Mail system is down -- accessing queue directly ({why})")
@@ -121,6 +129,8 @@ def flush_site(config: Config, site: str) -> int:
     with _open(config) as spool:
         if spool.down:
             raise Fatal("Cannot flush mail queue - mail system is down")
+        if not spool.readable:
+            raise Fatal(f"User {_user()} is not allowed to flush the mail queue")
         spool.apply_where(
             protocol.FLUSH_ID,
             [DEFERRED],
@@ -157,6 +167,14 @@ def is_literal(site: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _user() -> str:
+    uid = os.getuid()
+    try:
+        return f"{pwd.getpwuid(uid).pw_name}({uid})"
+    except KeyError:
+        return f"unknown({uid})"
 
 
 def _cut(text: str) -> str:

@@ -99,10 +99,13 @@ class Tool:
 
 def become_owner(config: Config) -> None:
     """Stop being root: the queue is mail_owner's, and what we make there must be, too."""
-    for name in ("ascii", "latin_1"):  # loaded when first used, from files that mail_owner may not be able to read
-        codecs.lookup(name)
-    preload_package("lmdb")
-    identity.find(config.get_str("mail_owner")).assume()
+    owner = identity.find(config.get_str("mail_owner"))
+    if owner.change:
+        # what is loaded when first used may come from files that mail_owner cannot read
+        for name in ("ascii", "latin_1"):
+            codecs.lookup(name)
+        preload_package("lmdb")
+    owner.assume()
 
 
 def is_queue_id(text: str) -> bool:

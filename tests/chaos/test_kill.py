@@ -118,7 +118,8 @@ def test_no_acknowledged_message_is_lost_whatever_is_killed(tmp_path: Path) -> N
         finally:
             server.stop()
     assert ledger.not_whole == []
-    assert ledger.refused == []
+    # a server that stops in order, because its master is gone, may say so to who waits for an answer
+    assert all(answer.startswith(b"421 ") for answer in ledger.refused), ledger.refused
     assert len(ledger.acknowledged) > 20 * KILLS  # there was load
     late = [key for key, times in ledger.duplicates().items() if not _in_flight(times[0], killer.times)]
     print(
