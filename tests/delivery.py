@@ -159,6 +159,8 @@ class Harness:
         self.agent.close()
 
 
+PIPE = ("PIPELINING", "8BITMIME", "SIZE 10240000")
+OK = "250 2.0.0 Ok: queued as 12345"
 Talk = Callable[["Peer"], Awaitable[None]]
 
 
@@ -270,3 +272,33 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
     """Run a test on uvloop, as the server runs."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())  # type: ignore[arg-type]
+
+
+def play(main: Callable[[Harness, Server], Awaitable[None]], *talks: Talk, **settings: object) -> Harness:
+    """Run a test with an agent and a server."""
+    kept: list[Harness] = []
+
+    async def whole() -> None:
+        server = await Server(*talks).start()
+        harness = Harness(**settings)
+        kept.append(harness)
+        try:
+            await main(harness, server)
+        finally:
+            harness.close()
+            await server.stop()
+
+    run(whole)
+    return kept[0]
+
+
+async def many(peer: Peer) -> None:
+    """Takes messages until QUIT, like a good server: commands as they come."""
+    await peer.greet(*PIPE)
+    while (line := await peer.line()) != "QUIT":
+        if line.startswith("DATA"):
+            await peer.say("354 go")
+            peer.contents.append(await peer.content())
+            await peer.say(OK)
+        else:
+            await peer.say("250 ok")

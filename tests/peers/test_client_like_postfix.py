@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client_scenarios import SCENARIOS
+from tests.client_scenarios_more import ALL
 from tests.delivery import Server, run
 
 pytestmark = [
@@ -91,16 +91,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        servers = {case.name: [await Server(talk).start() for talk in case.hosts] for case in SCENARIOS}
+        servers = {case.name: [await Server(talk).start() for talk in case.hosts] for case in ALL}
         transports = {}
-        for case in SCENARIOS:
+        for case in ALL:
             nexthop = ",".join(server.nexthop for server in servers[case.name])
             kind = "lours" if case.lmtp else "fast" if case.fast else case.tls or "ours"
             transports[case.name.replace("_", "-") + ".example"] = f"{kind}:{nexthop}"
         log = await loop.run_in_executor(None, start_postfix, folder, transports)
         try:
             await loop.run_in_executor(None, inject)
-            wanted = sum(case.recipients for case in SCENARIOS)
+            wanted = sum(case.recipients for case in ALL)
             for _ in range(300):
                 lines = [line for line in log.read_text().splitlines() if " to=<" in line and "ours" not in line]
                 if len([line for line in lines if ".example>, " in line and "to=<r" in line]) >= wanted:
@@ -115,7 +115,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
                     server.errors.clear()
                     await server.stop()
         text = log.read_text()
-        for case in SCENARIOS:
+        for case in ALL:
             domain = case.name.replace("_", "-") + ".example"
             rows = []
             for number in range(case.recipients):
@@ -142,14 +142,14 @@ def inject() -> None:
             break
         except OSError:
             time.sleep(0.1)
-    for case in SCENARIOS:
+    for case in ALL:
         domain = case.name.replace("_", "-") + ".example"
         body = "Subject: hi\r\n\r\n" + "x" * 60 + "\r\n" * (1 + case.size // 2)
         client.sendmail("s@example.org", [f"r{number}@{domain}" for number in range(case.recipients)], body)
     client.quit()
 
 
-@pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_postfix_says_the_same(case, outcomes) -> None:  # type: ignore[no-untyped-def]
     found = [
         (status, dsn, re.sub(r"message size \d+", "message size SIZE", text))

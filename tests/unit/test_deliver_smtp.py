@@ -8,7 +8,8 @@ import time
 import pytest
 
 from fastmta.model.outcome import Bounced, Deferred, Sent
-from tests.client_scenarios import SCENARIOS, Scenario
+from tests.client_scenarios import Scenario
+from tests.client_scenarios_more import ALL
 from tests.delivery import Harness, Server, message, run
 
 FAST = dict.fromkeys(
@@ -28,7 +29,7 @@ def body(size: int) -> bytes:
     return b"Subject: hi\r\n\r\n" + b"x" * 60 + b"\r\n" * (1 + size // 2)
 
 
-@pytest.mark.parametrize("case", SCENARIOS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_outcome(case: Scenario) -> None:
     async def main() -> None:
         servers = [await Server(talk).start() for talk in case.hosts]
