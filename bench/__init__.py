@@ -1,0 +1,1 @@
+"""Measurements of FastMTA as a whole, side by side with Postfix: see docs/bench.md."""
