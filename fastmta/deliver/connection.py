@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from fastmta._ext.smtpclient import (
+    FEATURE_DSN,
     FEATURE_STARTTLS,
     STATE_DOT,
     STATE_EHLO,
@@ -75,6 +76,7 @@ class SmtpConnection(asyncio.Protocol):
         self.courier: Courier | None = None
         self.uses = 0
         self.tls = ""
+        self.relayed = True  # the server does not know DSN: success reports are ours to make
         self.opened = time.monotonic()
         self.idle_since = 0.0
         self.first_hosts: tuple[Host, ...] = ()  # of the next hop's first site, when this was opened
@@ -272,6 +274,7 @@ class SmtpConnection(asyncio.Protocol):
                     text = f"TLS is required, but was not offered by host {self.host.peer}"
                     trouble = Trouble("4.7.4", text, throttle=True)
         machine.ready()
+        self.relayed = not machine.features & FEATURE_DSN
         self._resolve(False if trouble is None else trouble)
 
     def refused(self, reply: Reply) -> None:
@@ -285,6 +288,7 @@ class SmtpConnection(asyncio.Protocol):
             self._resolve(True)
             return
         self.machine.ready()
+        self.relayed = not self.machine.features & FEATURE_DSN
         if self._tls_level == "may":
             self._resolve(False)
             return

@@ -209,6 +209,7 @@ class Delivery:
                     submitted - request.started,
                     time.time() - submitted,
                     connection.tls,
+                    connection.relayed,
                 ),
             )
             self._advance(connection)
@@ -319,6 +320,7 @@ class Delivery:
         attempt = Attempt(setup=(submitted or now) - request.started, transfer=now - submitted if submitted else 0.0)
         if connection is not None:
             attempt.relay, attempt.conn_use, attempt.tls = connection.relay, max(connection.uses, 1), connection.tls
+            attempt.relayed = connection.relayed
         self._recipients().finish(attempt)
 
     # Hosts

@@ -75,6 +75,19 @@ def test_commands_on_the_wire(
     play(main, talk)
 
 
+@pytest.mark.parametrize(("offers", "relayed"), [(("DSN", "PIPELINING"), False), (("PIPELINING",), True), ((), True)])
+def test_who_reports_success(offers: tuple[str, ...], relayed: bool) -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.greet(*offers)
+        await peer.accept()
+
+    async def main(harness: Harness, server: Server) -> None:
+        request = await harness.one(message(), server.nexthop)
+        assert request.attempt.relayed == relayed
+
+    play(main, talk)
+
+
 def test_offers_that_are_to_be_ignored() -> None:
     async def talk(peer: Peer) -> None:
         await peer.greet("PIPELINING", "SIZE 10", "DSN")
