@@ -210,8 +210,8 @@ cdef class SharedTable:
             value = load(&peak.value)
             if value:
                 key = peak.key[:min(peak.key_length, KEY_SIZE)].decode("utf-8", "replace")
-                found.append((PEAK_NAMES[i], value, key, peak.when))
-                cas(&peak.value, value, 0)
+                if cas(&peak.value, value, 0):  # else another worker tells it
+                    found.append((PEAK_NAMES[i], value, key, peak.when))
         return found
 
     cdef void note_peak(self, int which, uint64_t value, Entry *entry) noexcept nogil:

@@ -85,10 +85,8 @@ _LIMITS: Final = (
         "${smtpd_client_connection_limit_exceptions:$mynetworks}",
         doc="clients without these limits",
     ),
-    Parameter("anvil_rate_time_unit", TIME, "60s", 1, state=State.NOT_YET, doc="the time unit of the rates"),
-    Parameter(
-        "anvil_status_update_time", TIME, "600s", 1, state=State.NOT_YET, doc="how often the highest rates are logged"
-    ),
+    Parameter("anvil_rate_time_unit", TIME, "60s", 1, doc="the time unit of the rates"),
+    Parameter("anvil_status_update_time", TIME, "600s", 1, doc="how often the highest rates are logged"),
 )
 
 _ACCESS: Final = (

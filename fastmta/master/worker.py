@@ -32,6 +32,7 @@ from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.agents import build_agents
 from fastmta.master.assignment import ADOPT, DRAIN, STOP, Assignment
 from fastmta.master.journal import log_settings
+from fastmta.master.statistics import Statistics
 from fastmta.master.target import WorkerTarget
 from fastmta.model.message import Message
 from fastmta.net.clientname import ClientNames
@@ -69,6 +70,10 @@ class Worker:
         self.log = Log(log_settings(cfg, assignment.identity), defer=loop.call_soon)
         self.queue_directory = Path(cfg.get_str("queue_directory"))
         assignment.shared.bind(assignment.number)
+        assignment.shared.time_unit = cfg.get_time("anvil_rate_time_unit")
+        self.statistics = Statistics(
+            assignment.shared, self.log, loop.call_later, cfg.get_time("anvil_status_update_time")
+        )
 
         self.resolver = Resolver(dns_settings(cfg.get_list("fastmta_dns_servers")))
         names = ClientNames(self.resolver, HostsFile())
@@ -160,6 +165,8 @@ class Worker:
         self.loop.add_reader(self.assignment.control_fd, self._order)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
         self.loop.call_later(LOG_POLL, self._poll_log)
+        if self.assignment.slot == 0:
+            self.statistics.start()
         self.loop.call_later(ADOPT_INTERVAL, self._adopt_later)
         self.assignment.ready()
 
@@ -218,6 +225,7 @@ class Worker:
         self._session_ended()
 
     def _stop_listening(self) -> None:
+        self.statistics.stop()
         for server in self._servers:
             server.close()
         self._servers.clear()
@@ -237,6 +245,7 @@ class Worker:
         """Leave everything in order on disk."""
         self.control.close()
         self.store.close()
+        self.statistics.report()
         self.log.close()
 
     def failed(self, context: dict[str, Any]) -> None:
