@@ -25,8 +25,9 @@ def include_dir() -> str:
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.pxd").touch()
     link = package / "_ext"
-    if not link.is_symlink():
-        link.symlink_to(ROOT.resolve() / "ext")
+    if not link.is_symlink() or link.resolve() != (ROOT / "ext").resolve():  # a checkout may be moved or copied
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("../../../ext"))
     return str(ROOT / "build" / "cyinclude")
 
 
