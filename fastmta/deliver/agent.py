@@ -86,8 +86,8 @@ class DeliverContext(msgspec.Struct, frozen=True, eq=False):
 
     content returns a message's content in wire form, from memory or from the queue; it raises queue's Damaged or
     OSError. own_addresses are the addresses that this system (or a proxy before it) receives mail on, in their
-    canonical text form. pass_on hands a request to another transport (best_mx_transport); None where that is not
-    possible.
+    canonical text form. pass_on hands a request to another
+    transport (best_mx_transport); where it is None, build_agents makes one.
     """
 
     loop: asyncio.AbstractEventLoop

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from fastmta.config import Config, Service
 from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, UnavailableAgent
+from fastmta.deliver.passing import passer
 from fastmta.deliver.settings import read_settings
 from fastmta.deliver.smtp import SmtpAgent
 from fastmta.net.tls import client_context
@@ -28,6 +31,8 @@ UNSUPPORTED: Final[Mapping[str, str]] = {
 def build_agents(cfg: Config, context: DeliverContext) -> dict[str, Agent]:
     """Make an agent for each transport of master.cf."""
     agents: dict[str, Agent] = {}
+    if context.pass_on is None:
+        context = msgspec.structs.replace(context, pass_on=passer(agents))
     for service in cfg.services:
         if service.type == "unix":
             agent = build_agent(cfg, service, context)

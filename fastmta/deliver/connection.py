@@ -85,6 +85,7 @@ class SmtpConnection(asyncio.Protocol):
         self._keeper = keeper
         self._settings = settings
         self._detect_loops = detect_loops
+        self._always_kept = nexthop.strip("[]") in settings.connection_cache_destinations
         self._step: asyncio.Future[Trouble | bool] = keeper.context.loop.create_future()  # True: TLS is to start
         self._transport: asyncio.Transport | None = None
         self._tls_level = "none"
@@ -140,7 +141,9 @@ class SmtpConnection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another message may be sent."""
         settings = self._settings
-        if self.spoiled or not settings.connection_cache or self._transport is None:
+        if self.spoiled or self._transport is None:
+            return False
+        if not settings.connection_cache and not self._always_kept:
             return False
         if settings.connection_reuse_count_limit and self.uses > settings.connection_reuse_count_limit:
             return False

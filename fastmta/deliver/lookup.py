@@ -151,7 +151,11 @@ class HostLookup:
         if "dns" in ways:
             found, failure = await self._query(name)
             if found:
-                return [Host(name, address, port, family, preference) for family, address in found]
+                canonical = settings.cname_overrides_servername
+                return [
+                    Host(alias if canonical else name, address, port, family, preference)
+                    for family, address, alias in found
+                ]
             search.failed(CODES[failure.status], failure.text)
             if failure.status is not Status.NOTFOUND:
                 return []
@@ -159,16 +163,16 @@ class HostLookup:
             return await self._native(name, port, preference, search)
         return []
 
-    async def _query(self, name: str) -> tuple[list[tuple[int, str]], NoAnswer]:
-        """Ask for the addresses of all enabled families. Of several failures the worst counts, of equal ones the
-        last.
+    async def _query(self, name: str) -> tuple[list[tuple[int, str, str]], NoAnswer]:
+        """Ask for (family, address, canonical name) of all enabled families. Of several failures the worst counts, of
+        equal ones the last.
         """
-        found: list[tuple[int, str]] = []
+        found: list[tuple[int, str, str]] = []
         failure = NoAnswer(Status.NOTFOUND, "all network protocols are disabled")
         for family in self._settings.families:
             answer = await self._resolver.addresses(name, family)
             if isinstance(answer, Found):
-                found += [(family, address) for address in answer.records]
+                found += [(family, address, answer.name) for address in answer.records]
             elif answer.status >= failure.status:
                 failure = answer
         return found, failure
@@ -182,7 +186,8 @@ class HostLookup:
             if family in families:
                 found.append((family, address))
         if not found:
-            found, failure = await self._query(name)
+            answers, failure = await self._query(name)
+            found = [(family, address) for family, address, _alias in answers]
             if not found:
                 if failure.status is Status.RETRY:
                     dsn, reason = "4.4.4", "Temporary failure in name resolution"

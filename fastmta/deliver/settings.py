@@ -7,7 +7,7 @@ Made by deliver/agents.py; everything in deliver/ that speaks SMTP reads it. Nam
 from __future__ import annotations
 
 import socket
-from typing import Protocol
+from collections.abc import Sequence
 
 import msgspec
 
@@ -30,6 +30,8 @@ from fastmta._ext.smtpclient import (
     STATE_STARTTLS,
     STATE_TLS,
 )
+from fastmta.config import Config
+from fastmta.config.machine import Interface
 
 EHLO_KEYWORDS = {
     "8bitmime": FEATURE_8BITMIME,
@@ -39,28 +41,6 @@ EHLO_KEYWORDS = {
     "smtputf8": FEATURE_SMTPUTF8,
     "starttls": FEATURE_STARTTLS,
 }
-
-
-class Parameters(Protocol):
-    """The part of config.Config that is needed here."""
-
-    def get_str(self, name: str) -> str:
-        """A text."""
-
-    def get_int(self, name: str) -> int:
-        """A number."""
-
-    def get_bool(self, name: str) -> bool:
-        """Yes or no."""
-
-    def get_time(self, name: str) -> float:
-        """Seconds."""
-
-    def get_list(self, name: str) -> tuple[str, ...]:
-        """A list."""
-
-    def families(self) -> tuple[socket.AddressFamily, ...]:
-        """inet_protocols."""
 
 
 class SmtpSettings(msgspec.Struct, frozen=True):
@@ -86,6 +66,7 @@ class SmtpSettings(msgspec.Struct, frozen=True):
     host_lookup: tuple[str, ...] = ("dns",)
     dns_enabled: bool = True
     defer_if_no_mx_address_found: bool = False
+    cname_overrides_servername: bool = False
     ignore_mx_lookup_error: bool = False
     skip_5xx_greeting: bool = True
     skip_quit_response: bool = True
@@ -96,6 +77,7 @@ class SmtpSettings(msgspec.Struct, frozen=True):
     reply_line_limit: int = 2048
     soft_bounce: bool = False
     connection_cache: bool = True
+    connection_cache_destinations: tuple[str, ...] = ()
     connection_cache_time_limit: float = 2.0
     connection_reuse_time_limit: float = 300.0
     connection_reuse_count_limit: int = 0
@@ -147,7 +129,7 @@ class SmtpSettings(msgspec.Struct, frozen=True):
         return min((time for time in times if time > 0), default=1.0)
 
 
-def security_level(cfg: Parameters, prefix: str) -> str:
+def security_level(cfg: Config, prefix: str) -> str:
     """smtp_tls_security_level; empty: what the older smtp_use_tls and smtp_enforce_tls say."""
     level = cfg.get_str(f"{prefix}_tls_security_level").lower()
     if level:
@@ -157,13 +139,22 @@ def security_level(cfg: Parameters, prefix: str) -> str:
     return "may" if cfg.get_bool(f"{prefix}_use_tls") else "none"
 
 
-def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
+def only_address(interfaces: Sequence[Interface], family: int) -> str:
+    """The one address of a family that mail is received on: a virtual host also sends from it. "" if there are
+    others.
+    """
+    own = [interface for interface in interfaces if interface.family == family]
+    return own[0].text if len(own) == 1 and not own[0].is_loopback else ""
+
+
+def read_settings(cfg: Config, command: str) -> SmtpSettings:
     """Read the parameters of one service; command is "smtp" or "lmtp"."""
     lmtp = command == "lmtp"
     p = command
     hello = "lhlo" if lmtp else "helo"
     discard = cfg.get_list(f"{p}_discard_{'lhlo' if lmtp else 'ehlo'}_keywords")
     families = tuple(int(family) for family in cfg.families())
+    interfaces = cfg.own_interfaces()
     support = cfg.get_str(f"{p}_dns_support_level").lower()
     preference = cfg.get_str(f"{p}_address_preference").lower()
     return SmtpSettings(
@@ -175,8 +166,8 @@ def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
         relayhost=cfg.get_str("relayhost"),
         fallback_relay=cfg.get_list(f"{p}_fallback_relay"),
         best_mx_transport="" if lmtp else cfg.get_str("best_mx_transport"),
-        bind_address=cfg.get_str(f"{p}_bind_address"),
-        bind_address6=cfg.get_str(f"{p}_bind_address6"),
+        bind_address=cfg.get_str(f"{p}_bind_address") or only_address(interfaces, socket.AF_INET),
+        bind_address6=cfg.get_str(f"{p}_bind_address6") or only_address(interfaces, socket.AF_INET6),
         bind_address_enforce=cfg.get_bool(f"{p}_bind_address_enforce"),
         families=families,
         address_preference=preference if len(families) > 1 else "any",
@@ -187,6 +178,7 @@ def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
         host_lookup=tuple(how.lower() for how in cfg.get_list(f"{p}_host_lookup")) or ("dns",),
         dns_enabled=support != "disabled" and not (support == "" and cfg.get_bool("disable_dns_lookups")),
         defer_if_no_mx_address_found=cfg.get_bool(f"{p}_defer_if_no_mx_address_found"),
+        cname_overrides_servername=cfg.get_bool(f"{p}_cname_overrides_servername"),
         ignore_mx_lookup_error=cfg.get_bool("ignore_mx_lookup_error"),
         skip_5xx_greeting=cfg.get_bool(f"{p}_skip_5xx_greeting"),
         skip_quit_response=cfg.get_bool(f"{p}_skip_quit_response"),
@@ -197,6 +189,7 @@ def read_settings(cfg: Parameters, command: str) -> SmtpSettings:
         reply_line_limit=cfg.get_int("line_length_limit"),
         soft_bounce=cfg.get_bool("soft_bounce"),
         connection_cache=cfg.get_bool(f"{p}_connection_cache_on_demand"),
+        connection_cache_destinations=cfg.get_list(f"{p}_connection_cache_destinations"),
         connection_cache_time_limit=cfg.get_time(f"{p}_connection_cache_time_limit"),
         connection_reuse_time_limit=cfg.get_time(f"{p}_connection_reuse_time_limit"),
         connection_reuse_count_limit=cfg.get_int(f"{p}_connection_reuse_count_limit"),

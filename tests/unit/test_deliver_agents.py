@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from fastmta.config import load
+from fastmta.config.machine import Interface
 from fastmta.deliver.agents import build_agents
 from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, split_dsn
 from fastmta.deliver.nexthop import NexthopError, Site, parse_site, split_sites
+from fastmta.deliver.settings import only_address
 from fastmta.deliver.smtp import SmtpAgent
 from fastmta.model.outcome import Bounced, Deferred, Result, Sent
 from tests.delivery import Harness, Request, Slot, message, run
@@ -119,3 +122,37 @@ def test_sites_that_make_no_sense(text: str) -> None:
 
 def test_lists_of_sites() -> None:
     assert split_sites(" a, [b]:1 c ,") == ["a", "[b]:1", "c"]
+
+
+def test_best_mx_transport_hands_mail_to_another_agent(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text("myhostname = mail.example\n")
+    (tmp_path / "master.cf").write_text(MASTER)
+
+    async def main() -> None:
+        harness = Harness()
+        smtp = build_agents(load(tmp_path), harness.context)["smtp"]
+        assert isinstance(smtp, SmtpAgent)
+        assert smtp.context.pass_on is not None
+        for target, result in (
+            ("local", Deferred("4.3.0", "local delivery is not supported yet")),
+            ("error:5.1.1 not here", Bounced("5.1.1", "not here")),
+            ("discard", Sent("2.0.0", "example.com")),
+            ("nothing", Deferred("4.3.5", "mail transport unavailable: nothing")),
+        ):
+            request = Request(message(), "example.com")
+            smtp.context.pass_on(request, target)
+            assert request.result == result
+
+    run(main)
+
+
+def test_a_host_with_one_address_sends_from_it() -> None:
+    def interface(address: str) -> Interface:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return Interface(family, socket.inet_pton(family, address), b"\xff" * 4)
+
+    two, six = interface("192.0.2.1"), interface("2001:db8::1")
+    assert only_address([two, six], socket.AF_INET) == "192.0.2.1"
+    assert only_address([two, six], socket.AF_INET6) == "2001:db8::1"
+    assert only_address([two, interface("127.0.0.1")], socket.AF_INET) == ""
+    assert only_address([interface("127.0.0.1")], socket.AF_INET) == ""

@@ -122,3 +122,8 @@ def test_port_and_list_of_hosts(knot: DnsSettings) -> None:
     requests, _log = deliver(knot, f"[nx.test]:25, simple.test:{SMTP_PORT}", "[plain.test]:0", "[plain.test]:nothing")
     assert [KINDS[type(request.result)] for request in requests] == ["sent", "deferred", "deferred"]
     assert [request.result.dsn for request in requests[1:]] == ["4.3.5", "4.3.5"]
+
+
+def test_the_name_that_a_cname_points_to(knot: DnsSettings) -> None:
+    (request,), _log = deliver(knot, "mxalias.test", cname_overrides_servername=True)
+    assert request.attempt.relay == f"mx1.simple.test[{GOOD}]:{SMTP_PORT}"
