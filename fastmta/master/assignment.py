@@ -14,6 +14,7 @@ it did as told; any other end is logged, and the worker is started anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Final
@@ -68,7 +69,8 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
 
     def ready(self) -> None:
         """Tell the master that this worker accepts connections."""
-        os.write(self.ready_fd, READY)
+        with contextlib.suppress(BrokenPipeError):  # the master is gone: control_fd tells
+            os.write(self.ready_fd, READY)
         os.close(self.ready_fd)
 
     def drop_privileges(self) -> None:
