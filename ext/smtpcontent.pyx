@@ -1,21 +1,22 @@
 """Content of DATA and BDAT: finds its end, counts it, and gathers it in wire form. Driven by smtpserver.pyx alone.
 
-What comes out is what a next hop may get as it is: lines end with CRLF, a line that begins with a dot has it doubled or, as
-the client sent it, at least begins with a dot that the receiver takes off. Well-formed lines are found by smtpscan.h and
-copied in one go; any other line is a *record* in Postfix's sense, treated by itself:
+What comes out is what a next hop may get as it is: lines end with CRLF, a line that begins with a dot has it doubled
+or, as the client sent it, at least begins with a dot that the receiver takes off. Well-formed lines are found by
+smtpscan.h and copied in one go; any other line is a *record* in Postfix's sense, treated by itself:
 
-- A record is a line, or at most line_length_limit bytes of a longer one. Only the first record of a line can be the dot.
+- A record is a line, or at most line_length_limit bytes of a longer one. Only the first record of a line can be the
+  dot.
 - bare_lf LF_IS_CRLF (smtpd_forbid_bare_newline = no): LF ends a line as CRLF does, all CRs before it are dropped.
-- otherwise one CR belongs to the LF; "." ends the content only when its line and the one before it ended with CRLF: any
-  other lone "." is dropped. LF_REJECT also refuses the content, LF_NOTE has it logged.
+- otherwise one CR belongs to the LF; "." ends the content only when its line and the one before it ended with CRLF:
+  any other lone "." is dropped. LF_REJECT also refuses the content, LF_NOTE has it logged.
 - A CR inside a record becomes a space (cleanup_replace_stray_cr_lf). NUL and other bytes pass.
-- A first line "From " or ">From " becomes a header X-Mailbox-Line; a first line that begins with a space or tab gets an empty
-  line before it, so that it is body.
+- A first line "From " or ">From " becomes a header X-Mailbox-Line; a first line that begins with a space or tab gets
+  an empty line before it, so that it is body.
 - The content is read to its end when it is over the limit; it is no longer gathered then.
 
-size counts as smtpd compares with message_size_limit: 2 for each record, plus its text; records is what the framing of a
-Postfix queue file adds to that. No exception but MemoryError. RFC 5321 section 4.5.2 and 4.5.3, RFC 3030; smtpd(8), cleanup(8).
-"""
+size counts as smtpd compares with message_size_limit: 2 for each record, plus its text; records is what the framing of
+a Postfix queue file adds to that. No exception but MemoryError. RFC 5321 section 4.5.2 and 4.5.3, RFC 3030; smtpd(8),
+cleanup(8)."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc, realloc
@@ -104,8 +105,8 @@ cdef class ContentReader:
         return chunks
 
     cdef Py_ssize_t read(self, const unsigned char *p, size_t n) except -1:
-        """Take in content; returns how many bytes were used: all, or up to the end of the dot's line (DATA only), then `done`
-        is set. A line without its end yet is kept.
+        """Take in content; returns how many bytes were used: all, or up to the end of the dot's line (DATA only), then
+        `done` is set. A line without its end yet is kept.
         """
         cdef size_t used = 0
         cdef size_t length, eaten

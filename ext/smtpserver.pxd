@@ -1,5 +1,7 @@
-"""Contract of the SMTP server machine: states, one handler per command, what is asked of the session. See smtpserver.pyx."""
+"""Contract of the SMTP server machine: states, one handler per command, what is asked of the session. See
+smtpserver.pyx."""
 
+from fastmta._ext.smtpcommands cimport C_MANY
 from fastmta._ext.smtpcontent cimport ContentReader
 from fastmta._ext.smtpsession cimport HeldInput, Limits
 
@@ -10,28 +12,6 @@ cdef enum State:
     AT_CHUNK = 3
     AT_TLS = 4  # 220 to STARTTLS is out
     AT_END = 5  # no more input is read
-
-cdef enum Command:
-    C_HELO = 0
-    C_EHLO
-    C_XCLIENT
-    C_XFORWARD
-    C_STARTTLS
-    C_AUTH
-    C_MAIL
-    C_RCPT
-    C_DATA
-    C_BDAT
-    C_RSET
-    C_NOOP
-    C_VRFY
-    C_ETRN
-    C_QUIT
-    C_HELP
-    C_UNKNOWN
-    C_MANY  # how many there are
-    C_NONE = -1
-
 
 cdef class SmtpServer(HeldInput):
     cdef object handler
@@ -78,7 +58,9 @@ cdef class SmtpServer(HeldInput):
     cdef bint idle(self) noexcept
     cdef Py_ssize_t run(self, const unsigned char *p, Py_ssize_t n) except -1
     cdef Py_ssize_t run_line(self, const unsigned char *p, Py_ssize_t n) except -1
-    cdef int line(self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest) except -1
+    cdef int line(
+        self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest
+    ) except -1
     cdef int improper(self, const unsigned char *after, Py_ssize_t rest) except -1
     cdef int unknown(self, const unsigned char *p, Py_ssize_t n, Py_ssize_t stop) except -1
     cdef int dispatch(self, int command, const unsigned char *p, Py_ssize_t n, bint bare) except -1
@@ -92,6 +74,7 @@ cdef class SmtpServer(HeldInput):
     cdef int chunk_done(self) except -1
     cdef int end_of_content(self) except -1
     cdef bytes content_error(self)
+    cdef bytes bare_newline(self, bytes where)
     cdef int hand_over(self, int command, long long chunked) except -1
     cdef int vrfy(self, list words) except -1
     cdef int etrn(self, list words) except -1

@@ -1,10 +1,10 @@
 """The SMTP server machine: bytes in; bytes and hook calls out. No socket, clock, log or configuration inside.
 
-smtpd/protocol.py feeds it, smtpd/session.py is its handler. One object per session; what is not finished of the input (part of
-a line, or what came while an answer is awaited) is kept here, everything else is parsed where it was read to.
+smtpd/protocol.py feeds it, smtpd/session.py is its handler. One object per session; what is not finished of the input
+(part of a line, or what came while an answer is awaited) is kept here, everything else is parsed where it was read to.
 
-Hooks of the handler answer at once with a reply (bytes with CRLF, several lines allowed), or return None: then nothing more is
-parsed until resume(reply). A reply that begins with 2 or 3 is success. In the order of a session:
+Hooks of the handler answer at once with a reply (bytes with CRLF, several lines allowed), or return None: then nothing
+more is parsed until resume(reply). A reply that begins with 2 or 3 is success. In the order of a session:
 
     helo(name, esmtp)   mail(sender, size, body, smtputf8, dsn_ret, dsn_envid)   rcpt(address, dsn_orcpt, dsn_notify)
     data()              end_of_data(content, size, records, flags, chunked)      vrfy(address, said)
@@ -16,15 +16,18 @@ data() is called only with Limits.ask_data. chunked is the number of bytes that 
 After each call: `attention` says what the driver must do beside writing the output: CLOSE the connection, SLEEP for
 error_sleep_time and then call wake(), TLS: make the handshake and then call tls_started().
 
-Replies and their order are those of Postfix's smtpd(8), held against a live one by tests/dialogue. RFC 5321, RFC 1870 (SIZE),
-RFC 2034, RFC 2920 (PIPELINING), RFC 3030 (CHUNKING), RFC 3207 (STARTTLS), RFC 3461 (DSN), RFC 6152, RFC 6531. No exception
-but MemoryError and what a hook raises.
-"""
+Replies and their order are those of Postfix's smtpd(8), held against a live one by tests/dialogue. RFC 5321, RFC 1870
+(SIZE), RFC 2034, RFC 2920 (PIPELINING), RFC 3030 (CHUNKING), RFC 3207 (STARTTLS), RFC 3461 (DSN), RFC 6152, RFC 6531.
+No exception but MemoryError and what a hook raises."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.string cimport memchr
 
+from fastmta._ext.smtpcommands cimport (
+    C_AUTH, C_BDAT, C_DATA, C_EHLO, C_ETRN, C_HELO, C_HELP, C_MAIL, C_MANY, C_NONE, C_NOOP, C_QUIT, C_RCPT, C_RSET,
+    C_STARTTLS, C_UNKNOWN, C_VRFY, F_LAST, F_LIMIT, F_PRE_TLS, FLAGS, NAMES, find_command,
+)
 from fastmta._ext.smtpcontent cimport LF_REJECT, ContentReader
 from fastmta._ext.smtpparams cimport Parameters
 from fastmta._ext.smtpsession cimport HeldInput, Limits, ReadBuffer
@@ -71,20 +74,6 @@ cdef enum:
     N_BDAT_SIZE = 9
     N_NOTIFY = 10
 
-cdef tuple NAMES = ("helo", "ehlo", "xclient", "xforward", "starttls", "auth", "mail", "rcpt", "data", "bdat", "rset", "noop",
-                    "vrfy", "etrn", "quit", "help", "unknown")
-cdef dict COMMANDS = {name.upper().encode(): i for i, name in enumerate(NAMES[:16])}
-
-cdef enum:
-    F_LIMIT = 1  # a junk command
-    F_LAST = 2  # the last one of a pipelined group
-    F_PRE_TLS = 4  # allowed before STARTTLS when that is required
-
-cdef int[C_MANY] FLAGS
-FLAGS[:] = [F_LIMIT | F_LAST | F_PRE_TLS, F_LIMIT | F_LAST | F_PRE_TLS, F_PRE_TLS, 0, F_PRE_TLS, 0, 0, 0, F_LAST, 0, F_LIMIT,
-            F_LIMIT | F_LAST | F_PRE_TLS, F_LIMIT | F_LAST, F_LIMIT, F_PRE_TLS, F_LIMIT | F_PRE_TLS, 0]
-
-cdef bytes OK_MAIL = b"250 2.1.0 Ok\r\n"
 cdef bytes OK = b"250 2.0.0 Ok\r\n"
 cdef bytes GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 cdef bytes NEED_HELO = b"503 5.5.1 Error: send HELO/EHLO first\r\n"
@@ -93,8 +82,10 @@ cdef bytes NEED_RCPT = b"503 5.5.1 Error: need RCPT command\r\n"
 cdef bytes NO_VALID_RCPT = b"554 5.5.1 Error: no valid recipients\r\n"
 cdef bytes TOO_MANY_RCPT = b"452 4.5.3 Error: too many recipients\r\n"
 cdef bytes UNSYNCHRONIZED = b"554 5.5.0 Error: SMTP protocol synchronization\r\n"
-cdef bytes HELP = (b"214-2.0.0 Commands:\r\n214-2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT HELP STARTTLS\r\n"
-                   b"214 2.0.0 End of HELP info\r\n")
+cdef bytes HELP = (
+    b"214-2.0.0 Commands:\r\n214-2.0.0 HELO EHLO MAIL RCPT DATA BDAT RSET NOOP VRFY QUIT HELP STARTTLS\r\n"
+    b"214 2.0.0 End of HELP info\r\n"
+)
 cdef bytes NEED_SMTPUTF8 = b"553 5.6.7 Must declare SMTPUTF8 to send unicode address\r\n"
 cdef bytes BAD_SENDER = b"501 5.1.7 Bad sender address syntax\r\n"
 cdef bytes BAD_RECIPIENT = b"501 5.1.3 Bad recipient address syntax\r\n"
@@ -131,7 +122,7 @@ cdef class SmtpServer(HeldInput):
         return self.collect()
 
     def feed_bytes(self, bytes data):
-        """The same, with the bytes."""
+        """The same."""
         self.take(data, len(data))
         return self.collect()
 
@@ -268,8 +259,8 @@ cdef class SmtpServer(HeldInput):
         return used
 
     cdef Py_ssize_t run_line(self, const unsigned char *p, Py_ssize_t n) except -1:
-        """One command line, if it is there as a whole; returns its length. Of a line that is too long, line_length_limit bytes
-        count and the rest is skipped.
+        """One command line, if it is there as a whole; returns its length. Of a line that is too long, only
+        line_length_limit bytes count.
         """
         cdef Py_ssize_t limit = self.limits.line_length_limit
         cdef const unsigned char *lf = <const unsigned char *> memchr(p, b"\n", n)
@@ -293,7 +284,9 @@ cdef class SmtpServer(HeldInput):
             self.behind -= n - length
         return length
 
-    cdef int line(self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest) except -1:
+    cdef int line(
+        self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest
+    ) except -1:
         """One command line of n bytes without its LF; ended: it had one. after: what input there is behind it."""
         cdef bint bare = ended and (n == 0 or p[n - 1] != b"\r")
         cdef const unsigned char *nul
@@ -303,8 +296,7 @@ cdef class SmtpServer(HeldInput):
         cdef int flags
         self.after_message = False
         if bare and self.bare_lf & LF_REJECT:
-            self.handler.notice(N_BARE_LF, NAMES[self.where_command].upper().encode() if self.where_command >= 0 else b"CONNECT")
-            self.reply(b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (self.limits.bare_newline_reject_code, self.limits.myhostname))
+            self.reply(self.bare_newline(self.where()[0].encode()))
             return self.close()
         if bare and self.bare_lf:
             self.noted_bare_lf = True
@@ -413,8 +405,7 @@ cdef class SmtpServer(HeldInput):
             if self.limits.helo_required and not self.helo_seen:
                 return self.fail(command, NEED_HELO)
             return self.fail(command, b"503 5.5.1 Error: authentication not enabled\r\n")
-        # XCLIENT and XFORWARD: no client is authorized
-        if self.in_mail:
+        if self.in_mail:  # XCLIENT and XFORWARD: no client is authorized
             return self.fail(command, b"503 5.5.1 Error: MAIL transaction in progress\r\n")
         if len(tokenize(p, n)) < 2:
             return self.fail(command, b"501 5.5.4 Syntax: %s attribute=value...\r\n" % NAMES[command].upper().encode())
@@ -423,7 +414,7 @@ cdef class SmtpServer(HeldInput):
     cdef int helo(self, int command, list words) except -1:
         """RFC 5321 section 4.1.1.1. A new EHLO ends a transaction, once it was accepted."""
         if len(words) < 2:
-            return self.fail(command, b"501 Syntax: HELO hostname\r\n" if command == C_HELO else b"501 Syntax: EHLO hostname\r\n")
+            return self.fail(command, b"501 Syntax: %s hostname\r\n" % NAMES[command].upper().encode())
         name = b" ".join([word for word, _ in words[1:]])
         return self.answer(command, self.handler.helo(text_of(name), command == C_EHLO))
 
@@ -493,6 +484,7 @@ cdef class SmtpServer(HeldInput):
         cdef const unsigned char *start
         cdef const unsigned char *close
         cdef Py_ssize_t skip = 11 if command == C_MAIL else 9
+        cdef Py_ssize_t rest
         cdef list words
         if n > skip and strncasecmp(<const char *> p, "MAIL FROM:<" if command == C_MAIL else "RCPT TO:<", skip) == 0:
             start = p + skip
@@ -502,10 +494,11 @@ cdef class SmtpServer(HeldInput):
                 close = plain_path(start, p + n)
             if close != NULL and (close + 1 == p + n or close[1] == b" "):
                 if close + 1 < p + n:
-                    if memchr(close, b'"', p + n - close) or memchr(close, b"\\", p + n - close) or memchr(close, b"<", p + n - close):
-                        params.extend([word for word, _ in tokenize(close + 1, p + n - close - 1)])
+                    rest = p + n - close - 1
+                    if memchr(close, b'"', rest) or memchr(close, b"\\", rest) or memchr(close, b"<", rest):
+                        params.extend([word for word, _ in tokenize(close + 1, rest)])
                     else:
-                        params.extend((close + 1)[:p + n - close - 1].split())
+                        params.extend((close + 1)[:rest].split())
                 return PyUnicode_DecodeASCII(<const char *> start, close - start, NULL)
         words = tokenize(p, n)
         if len(words) < 3 or words[1][0].lower() != (b"from:" if command == C_MAIL else b"to:"):
@@ -529,7 +522,7 @@ cdef class SmtpServer(HeldInput):
         return address
 
     cdef int data(self, bint alone) except -1:
-        """RFC 5321 section 4.1.1.4. A client that pipelines may send DATA before it knows that no recipient was accepted."""
+        """RFC 5321 section 4.1.1.4. Who pipelines may send DATA before knowing that no recipient was accepted."""
         if self.chunking:
             return self.fail(C_DATA, b"503 5.5.1 Error: DATA after BDAT\r\n")
         if self.recipients == 0:
@@ -547,7 +540,8 @@ cdef class SmtpServer(HeldInput):
         if not self.limits.offer_chunking:
             return self.fail(C_BDAT, b"521 5.5.1 Error: command not implemented\r\n")
         count = words[1][0] if len(words) > 1 else b""
-        if len(words) > 3 or not count.isdigit() or len(count.lstrip(b"0")) > 18 or (last and words[2][0].upper() != b"LAST"):
+        wrong = len(words) > 3 or (last and words[2][0].upper() != b"LAST")
+        if wrong or not count.isdigit() or len(count.lstrip(b"0")) > 18:
             self.handler.notice(N_BDAT_SYNTAX, p[:n if n < 100 else 100])
             return self.fail(C_BDAT, b"521 5.5.4 Syntax: BDAT count [LAST]\r\n")
         self.chunk_size = self.chunk_left = int(count)
@@ -611,12 +605,18 @@ cdef class SmtpServer(HeldInput):
     cdef bytes content_error(self):
         """What is wrong with the content that was read so far."""
         if self.content.saw_bare_lf and self.bare_lf & LF_REJECT:
-            self.handler.notice(N_BARE_LF, b"END-OF-MESSAGE" if self.after_message or self.chunk_last else b"BDAT content")
-            return b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (self.limits.bare_newline_reject_code, self.limits.myhostname)
+            over = self.after_message or self.chunk_last
+            return self.bare_newline(b"END-OF-MESSAGE" if over else b"BDAT content")
         if self.content.too_big:
             self.handler.notice(N_SIZE, b"")
             return b"552 5.3.4 Error: message file too big\r\n"
         return None
+
+    cdef bytes bare_newline(self, bytes where):
+        """The reply to a line that ended without CR, where that is not allowed."""
+        self.handler.notice(N_BARE_LF, where)
+        return b"%d 5.5.2 %s Error: bare <LF> received\r\n" % (
+            self.limits.bare_newline_reject_code, self.limits.myhostname)
 
     cdef int hand_over(self, int command, long long chunked) except -1:
         """A whole message: the session keeps it, and answers."""
@@ -795,24 +795,5 @@ cdef class SmtpServer(HeldInput):
         return 0
 
     cdef object collect(self):
-        cdef object output = self.output
-        self.output = None
+        output, self.output = self.output, None
         return output
-
-
-cdef int find_command(const unsigned char *p, Py_ssize_t n):
-    """Four letters in any case are the most of it."""
-    cdef unsigned int word
-    cdef bytes name
-    if n == 4:
-        word = ((p[0] & 0xdf) << 24) | ((p[1] & 0xdf) << 16) | ((p[2] & 0xdf) << 8) | (p[3] & 0xdf)
-        if word == 0x52435054:
-            return C_RCPT if is_letter(p[0]) else C_UNKNOWN
-        if word == 0x4D41494C:
-            return C_MAIL
-        if word == 0x44415441:
-            return C_DATA
-    if n < 4 or n > 8:
-        return C_UNKNOWN
-    name = p[:n]
-    return COMMANDS.get(name.upper(), C_UNKNOWN)

@@ -1,8 +1,7 @@
 """The buffer that all sessions of a worker read into, what limits them, and what a session keeps of its input.
 
-smtpd/ makes one ReadBuffer for each worker and one Limits for each service; the machine (smtpserver.pyx) uses their fields.
-MemoryError is all that can be raised.
-"""
+smtpd/ makes one ReadBuffer for each worker and one Limits for each service; the machine (smtpserver.pyx) uses their
+fields. MemoryError is all that can be raised."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
@@ -24,7 +23,7 @@ def peek_input(int fd):
 
 
 def discard_input(int fd):
-    """Read and forget what the peer sent: to close with input unread would reset the connection, and lose our last words."""
+    """Read and forget what the peer sent: to close with input unread resets the connection and loses our last words."""
     cdef char[4096] buffer
     cdef int times = 16
     while times and recv(fd, buffer, 4096, MSG_DONTWAIT) == 4096:
@@ -46,18 +45,21 @@ cdef class ReadBuffer:
 
 
 cdef class Limits:
-    """What the machine must know of the configuration; names are those of main.cf. parse_mailbox(token, strict, utf8) ->
-    str | None reads the addresses that are not plain.
+    """What the machine must know of the configuration; names are those of main.cf.
+    parse_mailbox(token, strict, utf8) -> str | None reads the addresses that are not plain.
     """
 
     def __init__(self, *, bytes myhostname, parse_mailbox, Py_ssize_t line_length_limit=2048,
                  long long message_size_limit=10240000, int recipient_limit=1000, int recipient_overshoot_limit=1000,
-                 int junk_command_limit=100, int soft_error_limit=10, int hard_error_limit=20, double error_sleep_time=1.0,
+                 int junk_command_limit=100, int soft_error_limit=10, int hard_error_limit=20,
+                 double error_sleep_time=1.0,
                  bint helo_required=False, bint strict_rfc821_envelopes=False, bint smtputf8_enable=True,
-                 bint strict_smtputf8=False, bint disable_vrfy_command=False, bint offer_dsn=True, bint offer_chunking=True,
+                 bint strict_smtputf8=False, bint disable_vrfy_command=False, bint offer_dsn=True,
+                 bint offer_chunking=True,
                  bint offer_starttls=False, bint require_tls=False, bint forbid_unauth_pipelining=True,
                  bint replace_stray_cr_lf=True, bint ask_data=True, int bare_newline_reject_code=550,
-                 frozenset noop_commands=frozenset(), frozenset forbidden_commands=frozenset({b"CONNECT", b"GET", b"POST"}),
+                 frozenset noop_commands=frozenset(),
+                 frozenset forbidden_commands=frozenset({b"CONNECT", b"GET", b"POST"}),
                  bint forbid_non_letters=True, bint soft_bounce=False):
         self.myhostname = myhostname
         self.parse_mailbox = parse_mailbox

@@ -1,9 +1,8 @@
 """Syntax of SMTP command lines: the path of MAIL and RCPT, tokens, xtext, host names.
 
-smtpserver.pyx calls the C functions for each command, smtpd/mailbox.py the Python ones for addresses that are not plain.
-No exception. RFC 5321 section 4.1.2, RFC 3461 section 4; the rules of Postfix's smtpd_token(3) and valid_hostname(3), whose
-behaviour the tests hold this against.
-"""
+smtpserver.pyx calls the C functions for each command, smtpd/mailbox.py the Python ones for addresses that are not
+plain. No exception. RFC 5321 section 4.1.2, RFC 3461 section 4; the rules of Postfix's smtpd_token(3) and
+valid_hostname(3), whose behaviour the tests hold this against."""
 
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 
@@ -58,7 +57,7 @@ cdef const unsigned char *plain_path(const unsigned char *p, const unsigned char
 
 
 cdef list tokenize(const unsigned char *p, size_t n):
-    """Split a command line: list of (text, well formed). "to:" and "from:" end a token; <> and quotes hold one together."""
+    """A command line as a list of (text, well formed). "to:" and "from:" end a token; <> and quotes hold it."""
     cdef const unsigned char *end = p + n
     cdef list tokens = []
     cdef bytearray text

@@ -23,8 +23,10 @@ Token = tuple[int, str]
 
 
 def parse(token: bytes, strict: bool) -> str | None:
-    """One address in internal form, "" for "<>"; None for anything else. strict: only <address>, without comments. The closing bracket
-    was checked before."""
+    """One address in internal form, "" for "<>"; None for anything else. strict: only <address>, without comments.
+
+    Whether the bracket is closed was checked before.
+    """
     try:
         text = token.decode()
     except UnicodeDecodeError:

@@ -211,6 +211,8 @@ class Session:
         self.origin = None
         if not esmtp:
             return settings.helo
+        if settings.discarded:
+            self.service.write(f"discarding EHLO keywords: {settings.discarded}")
         return settings.ehlo_tls if self.machine.secure else settings.ehlo
 
     def mail(self, sender: str, size: int, body: str, smtputf8: bool, dsn_ret: int, dsn_envid: str) -> bytes | None:

@@ -29,13 +29,13 @@ TLS_MAY: Final = 1
 TLS_ENCRYPT: Final = 2
 _TLS_LEVELS: Final = {"none": TLS_NONE, "may": TLS_MAY, "encrypt": TLS_ENCRYPT}
 
-# smtpd_discard_ehlo_keywords knows these; "silent-discard" only keeps Postfix from logging it
-_EHLO_KEYWORDS: Final = frozenset(
-    (
-        *("8bitmime", "auth", "chunking", "dsn", "enhancedstatuscodes", "etrn", "pipelining", "silent-discard"),
-        *("size", "smtputf8", "starttls", "verp", "vrfy", "xclient", "xforward"),
-    )
-)
+# smtpd_discard_ehlo_keywords: as Postfix names them in its log, in its order (the name of SMTPUTF8 there is a slip of its)
+_EHLO_KEYWORDS: Final = {
+    **{name.lower(): name for name in ("8BITMIME", "AUTH", "ETRN", "PIPELINING", "SIZE", "VERP", "VRFY")},
+    **{name.lower(): name for name in ("XCLIENT", "XFORWARD", "STARTTLS", "ENHANCEDSTATUSCODES", "DSN")},
+    "smtputf8": "EHLO_MASK_SMTPUTF8",
+    "chunking": "CHUNKING",
+}
 
 
 class SmtpdSettings(msgspec.Struct, frozen=True, eq=False):
@@ -47,6 +47,7 @@ class SmtpdSettings(msgspec.Struct, frozen=True, eq=False):
     ehlo: bytes  # the reply to EHLO in plaintext
     ehlo_tls: bytes  # and under TLS
     helo: bytes
+    discarded: str  # what of EHLO is left out, for the log
     limits: Limits
     timeout: int
     starttls_timeout: int
@@ -166,6 +167,7 @@ def read(
         ehlo=_reply("250", [myhostname, *offered]),
         ehlo_tls=_reply("250", [myhostname, *(word for word in offered if word != "STARTTLS")]),
         helo=_reply("250", [myhostname]),
+        discarded=_discarded_text(discard),
         limits=limits,
         timeout=max(1, int(cfg.get_time("smtpd_timeout"))),
         starttls_timeout=max(1, int(cfg.get_time("smtpd_starttls_timeout"))),
@@ -204,11 +206,17 @@ def _reply(code: str, lines: list[str]) -> bytes:
 
 def _discarded(cfg: Config) -> frozenset[str]:
     words = frozenset(word.lower() for word in cfg.get_list("smtpd_discard_ehlo_keywords"))
-    wrong = words - _EHLO_KEYWORDS
+    wrong = words - _EHLO_KEYWORDS.keys() - {"silent-discard"}
     if wrong:
         parameter = "smtpd_discard_ehlo_keywords"
         raise ConfigError(*cfg.where(parameter), parameter, f'unknown EHLO keyword "{min(wrong)}"')
     return words
+
+
+def _discarded_text(discard: frozenset[str]) -> str:
+    if "silent-discard" in discard:
+        return ""
+    return " ".join(name for word, name in _EHLO_KEYWORDS.items() if word in discard)
 
 
 def _forbidden(cfg: Config) -> tuple[frozenset[bytes], bool]:

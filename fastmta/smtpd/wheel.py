@@ -46,7 +46,7 @@ class Wheel:
     def remove(self, item: Timed) -> None:
         """No longer; nothing happens where it is not there."""
         slot = self._place.pop(item, None)
-        if slot is not None:
+        if slot is not None and slot in self._slots:
             self._slots[slot].discard(item)
 
     def sooner(self, item: Timed) -> None:
@@ -64,14 +64,20 @@ class Wheel:
     def tick(self) -> None:
         """A second went by."""
         self.now += 1
-        for item in self._slots.pop(self.now, ()):
-            del self._place[item]
-            over = item.timeout and self.now - item.active > item.timeout
-            if over:
-                item.active = self.now
-            self._put(item)
-            if over:
-                item.timed_out()
-        self._ticking = bool(self._place)
-        if self._ticking:
-            self._call_later(1.0, self.tick)
+        try:
+            for item in self._slots.pop(self.now, ()):
+                if self._place.get(item) == self.now:
+                    self._look(item)
+        finally:
+            self._ticking = bool(self._place)
+            if self._ticking:
+                self._call_later(1.0, self.tick)
+
+    def _look(self, item: Timed) -> None:
+        """Its time could be up."""
+        over = item.timeout and self.now - item.active > item.timeout
+        if over:
+            item.active = self.now
+        self._put(item)
+        if over:
+            item.timed_out()

@@ -1,4 +1,4 @@
-"""A real Postfix in a folder, to hold replies, log and content against: 3.7.10 or later has smtpd_forbid_bare_newline."""
+"""A real Postfix in a folder, to hold replies, log and content against (3.7.10 or later: smtpd_forbid_bare_newline)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.dialogue.scripts import BASE
+from tests.dialogue.script import BASE
 from tests.live import free_port, need, wait_for
 
 DAEMONS = Path("/usr/lib/postfix/sbin")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 
-from tests.dialogue.scripts import Script
+from tests.dialogue.script import Script
 
 PATIENCE = 5.0  # seconds for a reply that must come
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.dialogue.live_postfix import LivePostfix
-from tests.dialogue.scripts import BASE, SCRIPTS, Script
+from tests.dialogue.script import BASE, Script
+from tests.dialogue.scripts import SCRIPTS
 from tests.dialogue.smtpd_here import SmtpdHere
 from tests.dialogue.talk import comparable_log, comparable_reply, run
 
