@@ -1,7 +1,7 @@
 """Writes the index behind the log: what is still in the queue a second after it came, and what has changed since.
 
-Used by queue/shard.py, which calls `note_*` when records have become durable (so the index is never ahead of the log), and
-starts `cycle()` as a chore. A message that is removed before its turn never touches the index (the fast lane).
+Used by queue/shard.py, which calls `note_*` when records have become durable (so the index is never ahead of the log),
+and starts `cycle()` as a chore. A message that is removed before its turn never touches the index (the fast lane).
 Raises IndexDamaged and lmdb.Error.
 """
 
@@ -24,12 +24,13 @@ class Behind:
 
     fresh: messages that are not in the index yet, oldest first. loaded: messages in the index that somebody holds.
     parked: messages that were let go with a state that is not in the index yet, and the batch of that state. removing:
-    messages that are gone but still in the index. A message is held by somebody when it is in loaded, or in fresh and not in parked.
-    position: how far the log is durable; covered: how far the index is. lowest_due: the earliest row of a message that nobody
-    holds among those written, for the owner to take and reset.
+    messages that are gone but still in the index. A message is held by somebody when it is in loaded, or in fresh and
+    not in parked. position: how far the log is durable; covered: how far the index is. lowest_due: the earliest row of a
+    message that nobody holds among those written, for the owner to take and reset.
     """
 
     def __init__(self, segments: Segments, boot_id: str) -> None:
+        """Nothing is known yet."""
         self.fresh: dict[str, Message] = {}
         self.loaded: dict[str, Message] = {}
         self.parked: dict[str, tuple[Message, int]] = {}
@@ -114,14 +115,15 @@ class Behind:
                     assert place is not None
                     self._put(index, Entry(place.segment, place.offset, place.length, place.segment, message.envelope))
             yield None
-        changed, self._changed = self._changed, {}
-        items = list(changed.items())
-        for start in range(0, len(items), STEP):
+        changed = list(self._changed)
+        for start in range(0, len(changed), STEP):
             with index:
-                for queue_id, (message, segment, state, sequence) in items[start : start + STEP]:
-                    if queue_id in self.fresh:  # it was not a candidate yet
-                        self._changed.setdefault(queue_id, (message, segment, state, sequence))
+                for queue_id in changed[start : start + STEP]:
+                    change = self._changed.get(queue_id)
+                    if change is None or queue_id in self.fresh:  # fresh: it was not a candidate yet
                         continue
+                    del self._changed[queue_id]
+                    message, segment, state, sequence = change
                     place = message.place
                     if queue_id not in self.removing and place is not None:
                         self._put(
@@ -131,12 +133,13 @@ class Behind:
                     if parked is not None and parked[1] == sequence:
                         del self.parked[queue_id]
             yield None
-        gone, self._gone = list(self._gone), {}
+        gone = list(self._gone)
         for start in range(0, len(gone), STEP):
             with index:
                 for queue_id in gone[start : start + STEP]:
                     former = index.delete(queue_id)
                     self.removing.discard(queue_id)
+                    self._gone.pop(queue_id, None)
                     if former is not None and former.state_segment != former.segment:
                         self._count_state(former.state_segment, -1)
             yield None

@@ -159,6 +159,6 @@ class Reclaim:
         """Unlink everything: the queue is empty, and is being closed."""
         segments = self._shard.segments
         for number in sorted(segments):
-            segments.path(number).unlink()
+            segments.path(number).unlink(missing_ok=True)
             segments.sync_directory()
             segments.forget(number)

@@ -44,6 +44,7 @@ class Segments(dict[int, Segment]):
         self._corrupt = corrupt
         self._notify = notify
         self._files: dict[int, int] = {}
+        self._thread: threading.Thread | None = None
 
     def load(self) -> None:
         """Find the files."""
@@ -132,7 +133,9 @@ class Segments(dict[int, Segment]):
         if fd is not None:
             os.close(fd)
         trouble: list[OSError] = []
-        thread = threading.Thread(target=self._unlink, args=(number, trouble), name="unlink", daemon=True)
+        thread = self._thread = threading.Thread(
+            target=self._unlink, args=(number, trouble), name="unlink", daemon=True
+        )
         thread.start()
         while thread.is_alive():
             yield None
@@ -146,6 +149,12 @@ class Segments(dict[int, Segment]):
             self.sync_directory()
         except OSError as error:
             trouble.append(error)
+
+    def join(self) -> None:
+        """Wait for the removal that is under way, if there is one."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def forget(self, number: int) -> None:
         """It is gone, durably, and so nothing needs a tombstone in it."""
@@ -163,7 +172,8 @@ class Segments(dict[int, Segment]):
             os.close(directory)
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, when what is being removed is gone."""
+        self.join()
         for fd in self._files.values():
             os.close(fd)
         self._files.clear()

@@ -41,6 +41,7 @@ Done: TypeAlias = Callable[[BaseException | None], None]
 FULL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
+ROUNDS: Final = 8
 Kind = TypeVar("Kind")
 
 
@@ -127,6 +128,11 @@ class Shard:
         if self._lock < 0:
             return
         self._chores.clear()
+        self.segments.join()
+        for _ in range(ROUNDS):  # what completes may bring more
+            if self._collected >= (last := self.hurry()):
+                break
+            self._wait(last)
         self._loop.remove_reader(self.log.fileno())
         self.log.close()
         self._completed()
@@ -195,7 +201,7 @@ class Shard:
 
     def append(self, message: Message, done: Done) -> None:
         """Keep a message; done(None) when it is durable, then place and shard are filled in and the caller holds it."""
-        if self.log.failed or not self.has_space():
+        if self.log.failed or self._lock < 0 or not self.has_space():
             self._loop.call_soon(done, self._refusal())
             return
         content = message.content
@@ -215,6 +221,8 @@ class Shard:
             self._loop.call_soon(self._kick)
 
     def _refusal(self) -> QueueFull | QueueFailed:
+        if self._lock < 0:
+            return QueueFailed("the queue is closed")
         if self.log.failed:
             return QueueFailed(os.strerror(self.log.failed))
         return QueueFull("not enough free space")
@@ -563,7 +571,8 @@ class Shard:
         """All state so far becomes visible to readers of the index; waits for one sync of the log."""
         if self.index is None:
             return
-        self._wait(self.hurry())
+        while self._collected < (last := self.hurry()):
+            self._wait(last)
         if not self._chores.busy:
             self.behind.everything(self.index, clean=False)
             return

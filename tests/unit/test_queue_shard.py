@@ -592,6 +592,52 @@ def test_a_removed_message_does_not_come_back_when_its_tombstone_s_segment_goes_
     again.close()
 
 
+def test_a_moved_message_that_was_removed_does_not_come_back_from_its_first_home(tmp_path: Path) -> None:
+    """Its first home stays, since another message there cannot be moved yet; its second home goes."""
+    keeper = Keeper(tmp_path / "q", msgspec.structs.replace(SMALL, segment_size=8 << 10))
+    shard = keeper.shard
+    moves, stays, *fill = keeper.keep(10, size=300)
+    old = moves.place
+    assert old is not None
+    defer(keeper, moves, 5000)
+
+    def churn() -> None:
+        for message in keeper.keep(10):
+            shard.remove(message)
+        keeper.settle()
+        again = shard.take(stays.queue_id)
+        defer(keeper, again or stays, 5000)  # durable, but not in the index when space is reclaimed
+        shard.tick()
+        keeper.until(lambda: not shard.busy)
+
+    for message in fill:
+        shard.remove(message)
+    for _ in range(50):
+        churn()
+        found = shard.find(moves.queue_id)
+        assert found is not None
+        assert found.place is not None
+        if found.place.segment != old.segment:
+            break
+    else:
+        pytest.fail("it was never moved")
+    keeper.tick(1)
+    second = found.place.segment
+    assert shard.delete(moves.queue_id)
+    for _ in range(50):
+        churn()
+        if second not in shard.segments:
+            break
+    else:
+        pytest.fail("its second home was never given back")
+    assert old.segment in shard.segments
+    queue = keeper.power_cut(tmp_path / "copy")
+    keeper.close()
+    again = Keeper(queue)
+    assert set(again.waiting()) == {stays.queue_id}
+    again.close()
+
+
 def test_many_small_segments_of_many_restarts_are_merged(tmp_path: Path) -> None:
     kept = set()
     for _ in range(12):
