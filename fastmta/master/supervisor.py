@@ -63,9 +63,7 @@ class StartError(Exception):
 class Supervisor:
     """The master process. `run` returns when all is stopped."""
 
-    def __init__(
-        self, directory: Path, run: Run, prepare: Callable[[], SharedTable], up: Callable[[], None]
-    ) -> None:
+    def __init__(self, directory: Path, run: Run, prepare: Callable[[], SharedTable], up: Callable[[], None]) -> None:
         """directory: the configuration; run: a worker's body.
 
         prepare loads what workers need and makes the table that they share; up is called once when all of them accept.

@@ -41,9 +41,10 @@ def test_no_module_is_named_for_nothing() -> None:
     assert not [path for path in SOURCES if path.stem in bad or path.parent.name in bad]
 
 
-def test_every_compiled_module_has_its_types() -> None:
+def test_every_stub_has_its_compiled_module() -> None:
+    """mypy sees to the reverse, for modules that Python imports."""
     stubs = {path.stem for path in (ROOT / "fastmta" / "_ext").glob("*.pyi")}
-    assert {path.stem for path in (ROOT / "ext").glob("*.pyx")} == stubs - {"__init__"}
+    assert stubs <= {path.stem for path in (ROOT / "ext").glob("*.pyx")}
 
 
 def test_sources_have_no_exemptions_from_types() -> None:
