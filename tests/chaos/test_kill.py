@@ -100,7 +100,7 @@ def test_no_acknowledged_message_is_lost_whatever_is_killed(tmp_path: Path) -> N
             killer = Killer(server, chance)
             while killer.workers + killer.masters < KILLS:
                 idle.wait(chance.uniform(0.05, 0.7))
-                if chance.random() < 0.2:
+                if len(killer.times) % 5 == 2:
                     killer.kill_master()
                 else:
                     killer.kill_worker()
