@@ -53,6 +53,7 @@ _NAMES: Final = (
 )
 
 _ADDRESSES: Final = (
+    Parameter("local_header_rewrite_clients", LIST, "permit_inet_interfaces"),
     Parameter("append_at_myorigin", BOOL, "yes", doc="an address without domain gets @myorigin"),
     Parameter(
         "append_dot_mydomain",
