@@ -1,13 +1,13 @@
 """Reads a whole index and says whether it can be trusted; run in a process of its own, which a damaged file may crash.
 
-Started by queue/recover.py; prints a Verdict as JSON. With what it reads it counts what is alive in each segment.
+Forked by queue/recover.py; writes a Verdict as JSON. With what it reads it counts what is alive in each segment.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+from typing import NoReturn
 
 import lmdb
 import msgspec
@@ -46,7 +46,9 @@ def check(directory: Path) -> Verdict:
     return Verdict("", {number: (a, b, c) for number, (a, b, c) in counts.items()})
 
 
-def main(directory: str) -> None:
-    """Check that folder."""
-    sys.stdout.write(msgspec.json.encode(check(Path(directory))).decode())
-    sys.stdout.flush()
+def report(directory: Path, pipe: int) -> NoReturn:
+    """Check that folder and write the Verdict to a pipe: the whole life of a process that was forked for it."""
+    try:
+        os.write(pipe, msgspec.json.encode(check(directory)))
+    finally:
+        os._exit(0)

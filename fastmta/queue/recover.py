@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ import lmdb
 import msgspec
 
 from fastmta._ext.records import DAMAGE, FIRST_RECORD, MESSAGE, MOVED, OUTCOME, REMOVE, parse_segment_header
+from fastmta.queue import indexcheck
 from fastmta.queue.behind import Behind
 from fastmta.queue.chores import Chore
 from fastmta.queue.index import VERSION, Index, IndexDamaged, Meta
@@ -53,7 +53,7 @@ class Recovery:
         self._behind = behind
         self._boot_id = boot_id
         self._notify = notify
-        self._check: subprocess.Popen[bytes] | None = None
+        self._check = 0  # process id of the check that runs
         self._limit = behind.position
         self._overlay: dict[str, Entry | None] = {}
         self._opened = False
@@ -93,10 +93,10 @@ class Recovery:
 
     def stop(self) -> None:
         """Give up in the middle: what is done is done, the rest is for the next time."""
-        if self._check is not None:
-            self._check.kill()
-            self._check.wait()
-            self._check = None
+        if self._check:
+            os.kill(self._check, signal.SIGKILL)
+            os.waitpid(self._check, 0)
+            self._check = 0
         if self._opened:
             self.index.close()
             self._opened = False
@@ -104,31 +104,25 @@ class Recovery:
     # The index
 
     def _verdict(self) -> Generator[None, None, Verdict | None]:
-        code = "import sys; sys.path[:] = sys.argv[2:]; from fastmta.queue.indexcheck import main; main(sys.argv[1])"
-        try:
-            self._check = subprocess.Popen(
-                [sys.executable, "-I", "-c", code, str(self._directory), *sys.path],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            self._notify(f"queue shard {self._segments.shard}: index not checked ({error}): making it anew")
-            return None
-        check = self._check
-        assert check.stdout is not None
-        os.set_blocking(check.stdout.fileno(), False)
+        # A fork, no program: a worker that gave up root may not be able to read the interpreter's files.
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            indexcheck.report(self._directory, write_end)
+        os.close(write_end)
+        self._check = pid
+        os.set_blocking(read_end, False)
         answer = b""
-        while check.poll() is None:
-            answer += check.stdout.read() or b""
-            yield None
-        answer += check.stdout.read() or b""
-        check.stdout.close()
-        self._check = None
+        with open(read_end, "rb", buffering=0) as pipe:
+            while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
+                answer += pipe.read() or b""
+                yield None
+            self._check = 0
+            answer += pipe.read() or b""
         try:
             verdict = msgspec.json.decode(answer, type=Verdict)
         except msgspec.DecodeError:
-            verdict = Verdict(f"the check ended with status {check.returncode}")
+            verdict = Verdict(f"the check ended with status {os.waitstatus_to_exitcode(ended[1])}")
         if verdict.problem:
             self._notify(f"queue shard {self._segments.shard}: index damaged ({verdict.problem}): making it anew")
             return None
