@@ -621,7 +621,6 @@ def test_a_moved_message_that_was_removed_does_not_come_back_from_its_first_home
             break
     else:
         pytest.fail("it was never moved")
-    keeper.tick(1)
     second = found.place.segment
     assert shard.delete(moves.queue_id)
     for _ in range(50):
