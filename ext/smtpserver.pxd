@@ -13,6 +13,24 @@ cdef enum State:
     AT_TLS = 4  # 220 to STARTTLS is out
     AT_END = 5  # no more input is read
 
+cdef enum Attention:
+    A_CLOSE = 1
+    A_SLEEP = 2
+    A_TLS = 4
+
+cdef enum Notice:
+    N_ADDRESS = 1
+    N_PIPELINING = 2
+    N_LONG_LINE = 3
+    N_NOT_SMTP = 4
+    N_BARE_LF = 5
+    N_SIZE = 6
+    N_BDAT_SYNTAX = 7
+    N_BDAT_NULL = 8
+    N_BDAT_SIZE = 9
+    N_NOTIFY = 10
+
+
 cdef class SmtpServer(HeldInput):
     cdef object handler
     cdef Limits limits

@@ -46,10 +46,7 @@ cdef extern from "<strings.h>" nogil:
 CLOSE = 1
 SLEEP = 2
 TLS = 4
-cdef enum:
-    A_CLOSE = 1
-    A_SLEEP = 2
-    A_TLS = 4
+
 
 # notice(kind, text)
 NOTICE_ADDRESS = 1  # illegal address syntax; text: what the client said
@@ -62,17 +59,7 @@ NOTICE_BDAT_SYNTAX = 7  # text: the line
 NOTICE_BDAT_NULL = 8
 NOTICE_BDAT_SIZE = 9
 NOTICE_NOTIFY = 10  # text: the bad word, NUL, the whole value
-cdef enum:
-    N_ADDRESS = 1
-    N_PIPELINING = 2
-    N_LONG_LINE = 3
-    N_NOT_SMTP = 4
-    N_BARE_LF = 5
-    N_SIZE = 6
-    N_BDAT_SYNTAX = 7
-    N_BDAT_NULL = 8
-    N_BDAT_SIZE = 9
-    N_NOTIFY = 10
+
 
 cdef bytes OK = b"250 2.0.0 Ok\r\n"
 cdef bytes GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
@@ -163,7 +150,12 @@ cdef class SmtpServer(HeldInput):
     @property
     def awaited(self):
         """Is an answer owed, or a sleep going on?"""
-        return self.waiting != C_NONE or self.attention != 0 or self.state == AT_START
+        return not self.idle()
+
+    @property
+    def greeted(self):
+        """Was greet() called?"""
+        return self.state != AT_START
 
     @property
     def saw_bare_lf(self):

@@ -47,6 +47,7 @@ class SmtpServer:
     errors: int
     bare_lf: int
     awaited: bool
+    greeted: bool
     backlog: int
     saw_bare_lf: bool
     def __init__(self, handler: Handler, limits: Limits, bare_lf: int = 1) -> None: ...

@@ -26,8 +26,10 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
     """One connection."""
 
     __slots__ = (
+        "_asleep",
         "_credit",
         "_ending",
+        "_full",
         "_reason",
         "_stuck",
         "active",
@@ -47,8 +49,9 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
         self.timeout = service.settings.timeout
         self.active = 0
         self.eof = False
+        self._asleep = False
         self._credit = 0.0
-        self._stuck = False
+        self._stuck = self._full = False
         self._ending = False
         self._reason = lines.LOST_CONNECTION
 
@@ -121,19 +124,25 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
             self.transport.close()
         elif self._ending:
             self.shut_down()
-        elif self._stuck:
-            self._stuck = False
-            self.transport.resume_reading()
+        else:
+            self._read_on()
 
     def _hold_back(self) -> None:
         if not self._stuck:
             self._stuck = True
             self.transport.pause_reading()
 
+    def _read_on(self) -> None:
+        """Read again, unless the client does not read either."""
+        if self._stuck and not self._full and not self.machine.awaited:
+            self._stuck = False
+            self.transport.resume_reading()
+
     def _attend(self) -> None:
         attention = self.machine.attention
         if attention & SLEEP:
-            if not self._stuck:
+            if not self._asleep:
+                self._asleep = True
                 self._hold_back()
                 self.service.loop.call_later(self.service.settings.limits.error_sleep_time, self._wake)
         elif attention & CLOSE:
@@ -144,12 +153,9 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
             self.service.start_tls(self)
 
     def _wake(self) -> None:
+        self._asleep = False
         if not self.transport.is_closing():
-            self._stuck = False
-            output = self.machine.wake()
-            if not self.machine.attention & SLEEP:
-                self.transport.resume_reading()
-            self._after(output)
+            self._after(self.machine.wake())
 
     def resume(self, reply: bytes) -> None:
         """The answer that a hook owed."""
@@ -207,20 +213,21 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The client does not read its answers: read no more of it."""
+        self._full = True
         self._hold_back()
 
     def resume_writing(self) -> None:
         """It does again."""
-        if self._stuck and not self.machine.awaited:
-            self._stuck = False
-            self.transport.resume_reading()
+        self._full = False
+        self._read_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""
         service = self.service
         service.wheel.remove(self)
         service.sessions.discard(self)
-        self.session.ended(self._reason)
+        if self.machine.greeted:
+            self.session.ended(self._reason)
         self.machine.hang_up()
         service.session_ended()
 

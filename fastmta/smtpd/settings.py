@@ -29,7 +29,7 @@ TLS_MAY: Final = 1
 TLS_ENCRYPT: Final = 2
 _TLS_LEVELS: Final = {"none": TLS_NONE, "may": TLS_MAY, "encrypt": TLS_ENCRYPT}
 
-# smtpd_discard_ehlo_keywords: as Postfix names them in its log, in its order (the name of SMTPUTF8 there is a slip of its)
+# smtpd_discard_ehlo_keywords: as Postfix names them in its log, in its order (one name is a slip of its own)
 _EHLO_KEYWORDS: Final = {
     **{name.lower(): name for name in ("8BITMIME", "AUTH", "ETRN", "PIPELINING", "SIZE", "VERP", "VRFY")},
     **{name.lower(): name for name in ("XCLIENT", "XFORWARD", "STARTTLS", "ENHANCEDSTATUSCODES", "DSN")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import select
 import socket
 import ssl
 import threading
@@ -149,6 +150,31 @@ def test_answers_after_the_client_said_its_last(tmp_path: Path) -> None:
         server.call(lambda: server.intake.waiting[0][1](b"250 2.0.0 Ok: queued as Q\r\n"))
         assert client.read() == b"250 2.0.0 Ok: queued as Q\r\n"
         assert client.read() == b""
+
+
+def test_client_that_does_not_read(tmp_path: Path) -> None:
+    """Its answers wait in its own socket and in one buffer, not without end in the server."""
+    with SmtpdHere(tmp_path, {"smtpd_junk_command_limit": "100000000"}) as server, Client(server.port) as client:
+        client.greet()
+        client.sock.setblocking(False)
+        line = b"RSET\r\n" * 10000
+        sent = 0
+        while sent < 60_000_000:
+            try:
+                sent += client.sock.send(line[sent % 6 :])
+            except BlockingIOError:
+                if not select.select([], [client.sock], [], 0.5)[1]:
+                    break
+        assert sent < 60_000_000
+        (session,) = server.service.sessions
+        assert session.transport.get_write_buffer_size() < 1_000_000
+        client.sock.setblocking(True)
+        client.sock.settimeout(10)
+        expected = b"250 2.0.0 Ok\r\n" * (sent // 6)
+        answered = b""
+        while len(answered) < len(expected):
+            answered += client.sock.recv(1 << 20)
+        assert answered == expected
 
 
 def test_refusal_of_the_queue(tmp_path: Path) -> None:
