@@ -53,21 +53,21 @@ peers: $(STAMPS)/peers
 
 # A virtual environment with what pyproject.toml asks for, FastMTA itself in place of a copy.
 
-$(STAMPS)/system: scripts/system
+$(STAMPS)/system: .ci/system
 	@mkdir -p $(STAMPS)
-	@PYTHON="$(PYTHON)" scripts/system > $@
+	@PYTHON="$(PYTHON)" .ci/system > $@
 
 $(STAMPS)/venv: $(STAMPS)/system
 	@test -x $(PY) || "$$(cat $(STAMPS)/system)" -m venv $(VENV)
 	@touch $@
 
-$(STAMPS)/packages: pyproject.toml scripts/requirements $(STAMPS)/venv
+$(STAMPS)/packages: pyproject.toml .ci/requirements $(STAMPS)/venv
 	@echo "installing what pyproject.toml asks for"
-	@$(PY) scripts/requirements | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@$(PY) .ci/requirements | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
-$(STAMPS)/dev: pyproject.toml scripts/requirements $(STAMPS)/packages
-	@$(PY) scripts/requirements dev | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+$(STAMPS)/dev: pyproject.toml .ci/requirements $(STAMPS)/packages
+	@$(PY) .ci/requirements dev | $(PY) -m pip install --quiet --disable-pip-version-check -r /dev/stdin
 	@touch $@
 
 $(STAMPS)/install: pyproject.toml $(STAMPS)/packages
@@ -79,9 +79,9 @@ $(STAMPS)/ext: setup.py $(EXT) $(STAMPS)/install
 	@$(PY) setup.py --quiet build_ext --inplace --parallel $$(nproc) > build/ext.log 2>&1 || { cat build/ext.log; exit 1; }
 	@touch $@
 
-$(STAMPS)/peers: scripts/peers
+$(STAMPS)/peers: .ci/peers
 	@mkdir -p $(STAMPS)
-	@scripts/peers build/peers $@
+	@.ci/peers build/peers $@
 
 clean:
 	rm -rf build dist *.egg-info fastmta/_ext/*.so

@@ -1,6 +1,6 @@
 """The multi-call program: `fastmta COMMAND`, and the programs named after Postfix's, which are commands of it.
 
-    fastmta [-c DIR] [-v] start|start-fg|stop|abort|reload|status|check|flush|quickstart
+    fastmta [-c DIR] [-v] start|start-fg|stop|abort|reload|status|check|flush|quickstart|why
     fastmta [-c DIR] postqueue|mailq|postsuper|postcat|qshape ...        as the programs of these names
 
 Only dispatches: each command is a module with `main`, imported when it is asked for. -c may stand before or after the
@@ -28,7 +28,9 @@ COMMANDS: Final = {
     "check": "check",
     "flush": "flush",
     "quickstart": "quickstart",
+    "why": "why",
 }
+WITH_ARGUMENTS: Final = ("quickstart", "why")
 # program: module with main(argv) -> exit status
 PROGRAMS: Final = ("postqueue", "mailq", "postsuper", "postcat", "qshape")
 
@@ -73,7 +75,7 @@ def run(arguments: Sequence[str]) -> int:
         return _program(command, rest)
     from fastmta.cli.directory import config_directory
 
-    if rest and command != "quickstart":
+    if rest and command not in WITH_ARGUMENTS:
         return _usage(f"{command} takes no argument: {rest[0]}")
     module = importlib.import_module(f"fastmta.cli.{COMMANDS[command]}")
     return int(module.main(config_directory(directory), rest))

@@ -217,12 +217,21 @@ class Worker:
             self._session_ended()
 
     def stop(self) -> None:
-        """End as soon as what is in flight has ended."""
+        """End as soon as what is in flight has ended, or when its time is up: then it stays in the queue."""
         self.draining = True
+        self.loop.call_later(self.assignment.config.get_time("fastmta_stop_timeout"), self._time_is_up)
         self._stop_listening()
         for service, _ in self.services:
             service.stop(self._session_ended)
         self._session_ended()
+
+    def _time_is_up(self) -> None:
+        if not self.stopped.done():
+            left = self.active.scheduler.in_flight
+            self.log.warning(
+                "master", f"time to stop is up: {left} deliveries under way are given up, their mail stays queued"
+            )
+            self._delivered()
 
     def _stop_listening(self) -> None:
         self.statistics.stop()

@@ -125,7 +125,7 @@ def test_nothing_names_the_machine_it_was_made_on() -> None:
         *ROOT.glob("*.md"),
         *ROOT.glob("*.toml"),
         *ROOT.glob("docs/*"),
-        *ROOT.glob("scripts/*"),
+        *ROOT.glob(".ci/*"),
         ROOT / "Makefile",
     ]
     texts = (".py", ".pyi", ".pyx", ".pxd", ".h", ".md", ".toml", ".cf", "", ".txt")
