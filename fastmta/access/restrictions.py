@@ -78,7 +78,7 @@ def compile_checks(
 
     warn gets the text to log when a list is reached that cannot be used.
     """
-    _check_relay_guard(cfg)
+    check_relay_guard(cfg)
     codes = Codes(cfg.get_int("reject_code"), cfg.get_int("defer_code"), cfg.get_int("relay_domains_reject_code"))
     maker = _Maker(codes, is_authorized_destination, warn)
     lists = {name: maker.make(stage, cfg.get_list(stage.parameter)) for name, stage in STAGES.items()}
@@ -123,7 +123,7 @@ def report(cfg: Config) -> list[str]:
     return out
 
 
-def _check_relay_guard(cfg: Config) -> None:
+def check_relay_guard(cfg: Config) -> None:
     """Postfix does not start without one: this would be an open relay."""
     words = {word.lower() for word in cfg.get_list("smtpd_relay_restrictions")}
     words |= {word.lower() for word in cfg.get_list("smtpd_recipient_restrictions")}

@@ -11,11 +11,13 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastmta.access import restrictions
 from fastmta.cli import script
 from fastmta.config import ConfigError, load
 from fastmta.master.generation import plan
 from fastmta.master.identity import IdentityError
 from fastmta.master.sockets import service_endpoints, smtpd_services
+from fastmta.smtpd import settings as smtpd_settings
 
 if TYPE_CHECKING:
     from fastmta.config import Config
@@ -43,6 +45,8 @@ def warn(directory: Path, config: Config) -> None:
 def warnings(directory: Path, config: Config) -> list[str]:
     """What the mail system lives with."""
     lines = [*config.warnings, *config.report()]
+    for service in smtpd_services(config):
+        lines += [line for line in restrictions.report(config.for_service(service)) if line not in lines]
     owners = {0, os.geteuid()}
     for path in (directory, directory / "main.cf", directory / "master.cf"):
         lines += _exposed(path, owners)
@@ -64,6 +68,8 @@ def problems(directory: Path, config: Config) -> list[str]:
     for service in smtpd_services(config):
         try:
             service_endpoints(service, config)
+            restrictions.check_relay_guard(config.for_service(service))
+            smtpd_settings.check(config.for_service(service))
         except ConfigError as error:
             found.append(str(error))
     queue_directory = config.queue_directory

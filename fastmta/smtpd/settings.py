@@ -99,6 +99,11 @@ def tls_level(cfg: Config) -> int:
     return level
 
 
+def check(cfg: Config) -> None:
+    """Raise ConfigError where a service could not be made with this."""
+    read(cfg, "", lambda token, strict, utf8: None, False)
+
+
 def read(
     cfg: Config,
     service_name: str,
