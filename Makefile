@@ -39,7 +39,7 @@ check: $(STAMPS)/dev $(STAMPS)/ext
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/cython-lint ext/*.pyx ext/*.pxd
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint ext/*.pyx ext/*.pxd
 	$(PY) -m pytest tests/unit/test_project.py tests/unit/test_layers.py
 
 fix: $(STAMPS)/dev

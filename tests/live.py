@@ -106,8 +106,9 @@ class LiveServer:
     def run(self, *command: str, timeout: float = 60, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """A command of ours with this configuration: run("fastmta", "status"), run("postqueue", "-p")."""
         program, *arguments = command
+        name = [] if program == "fastmta" else [program]
         return subprocess.run(
-            [sys.executable, "-m", "fastmta", *([] if program == "fastmta" else [program]), "-c", str(self.config), *arguments],
+            [sys.executable, "-m", "fastmta", *name, "-c", str(self.config), *arguments],
             input=text,
             capture_output=True,
             text=True,
@@ -166,14 +167,18 @@ class LiveServer:
 
     def wait_log(self, text: str, *, count: int = 1, seconds: float = 20) -> str:
         """Wait until the log has `text` that often; returns the log."""
-        wait_for(lambda: self.log().count(text) >= count, seconds, f"{count} x {text!r} in the log:\n{self.log()[-6000:]}")
+        wait_for(
+            lambda: self.log().count(text) >= count, seconds, f"{count} x {text!r} in the log:\n{self.log()[-6000:]}"
+        )
         return self.log()
 
     def __enter__(self) -> LiveServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.stop()
         except AssertionError:

@@ -37,7 +37,7 @@ KIND_DOUBLE_BOUNCE: Final = 2  # a notification to the postmaster: its failure i
 class Recipient(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One envelope recipient.
 
-    address is in internal form (unquoted), after rewriting; orig_to is what the client said where that differs, else "";
+    address is in internal form (unquoted), after rewriting; orig_to is what the client said where that differs;
     dsn_orcpt is the ORCPT value, xtext-decoded ("rfc822;user@example"), else ""; dsn_notify a sum of NOTIFY_*.
     """
 

@@ -20,7 +20,7 @@ FLAG_DELAY_WARNED: Final = 4  # the delay notice went out
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a MESSAGE record lies: its segment's number, the record's offset there, and its length with frame, in bytes."""
+    """Where a MESSAGE record lies: its segment, the record's offset there, and its length with frame, in bytes."""
 
     segment: int
     offset: int
@@ -31,11 +31,11 @@ class Message(msgspec.Struct, eq=False):
     """One message in memory.
 
     content is a list of chunks in *wire form*: every line ends with CRLF, a line that begins with a dot has it doubled
-    (RFC 5321 section 4.5.2), without the final ".": a next hop gets it as it is. None means that it was dropped from memory;
-    queue.Shard.content(message) reads it back.
+    (RFC 5321 section 4.5.2), without the final ".": a next hop gets it as it is. None means that it was dropped from
+    memory; queue.Store.content(message) reads it back.
 
-    done[i] is nonzero when recipient i needs nothing more (sent, or bounced and reported); deferred maps a recipient's index to
-    its last Deferred. Both are None while nothing happened yet: the fast lane allocates neither.
+    done[i] is nonzero when recipient i needs nothing more (sent, or bounced and reported); deferred maps a recipient's
+    index to its last Deferred. Both are None while nothing happened yet: the fast lane allocates neither.
     """
 
     envelope: Envelope

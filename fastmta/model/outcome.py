@@ -15,9 +15,9 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Common to the three.
 
     dsn is the enhanced status code ("2.0.0"); text what the log line has in parentheses ("250 2.0.0 Ok: queued as X",
-    "host a[1.2.3.4] said: 550 5.1.1 ... (in reply to RCPT TO command)", "connect to a[1.2.3.4]:25: Connection refused");
-    remote_mta the name of the peer for Remote-MTA ("" where none); reply the peer's reply for Diagnostic-Code ("" where
-    the status is our own finding, then text is used); action is for bounce reports where it is not the obvious one.
+    "host a[1.2.3.4] said: 550 5.1.1 ... (in reply to RCPT TO command)"); remote_mta the name of the peer for
+    Remote-MTA ("" where none); reply the peer's reply for Diagnostic-Code ("" where the status is our own finding, then
+    text is used).
     """
 
     dsn: str
@@ -45,8 +45,8 @@ class Attempt(msgspec.Struct, gc=False):
     """Facts of one delivery attempt that its recipients share, for the log's relay=, conn_use= and delays=.
 
     relay is "host[addr]:port", "none", "local" ...; conn_use counts the messages of this connection including this one;
-    setup and transfer are seconds: delays c (connection set-up) and d (transmission). relayed: the next hop took it and does
-    not know DSN (RFC 3461 section 5.2.2), so the success report that a recipient asked for is ours to make.
+    setup and transfer are seconds: delays c (connection set-up) and d (transmission). relayed: the next hop took it and
+    does not know DSN (RFC 3461 section 5.2.2), so the success report that a recipient asked for is ours to make.
     """
 
     relay: str = "none"
