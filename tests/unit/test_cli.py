@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
         f"maillog_file = {tmp_path}/log\n"
         f"maillog_file_prefixes = {tmp_path}\n"
     )
-    (tmp_path / "master.cf").write_text(f"127.0.0.1:{free_port()} inet n - n - - smtpd\n")
+    # without a compatibility_level there is no relay guard by default
+    guard = "-o smtpd_relay_restrictions=reject_unauth_destination"
+    (tmp_path / "master.cf").write_text(f"127.0.0.1:{free_port()} inet n - n - - smtpd {guard}\n")
     return tmp_path
 
 
