@@ -28,7 +28,7 @@ from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
 from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
-from fastmta.qmgr.routing import UNAVAILABLE, Router, in_order
+from fastmta.qmgr.routing import UNAVAILABLE, Router, in_order, redirect
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
 
@@ -152,7 +152,10 @@ class Active:
             message.remaining = 1
             self.recipients += 1
             self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, 1))
-            where = self.router.route(recipients[0].address, self._flushing)
+            address = recipients[0].address
+            where = self.router.route(address, self._flushing)
+            if self.router.recipient != address:
+                redirect(message, {0: self.router.recipient})
             if isinstance(where, Destination):
                 self.scheduler.add(where, message, None)
             else:
@@ -186,16 +189,21 @@ class Active:
             return
         pairs: list[tuple[int, str, Destination]] = []
         at_once: list[tuple[list[int], Outcome]] = []
+        changed: dict[int, str] = {}
         flush = self._flushing
         for index in left:
             address = recipients[index].address
             where = self.router.route(address, flush)
+            if self.router.recipient != address:
+                address = changed[index] = self.router.recipient
             if isinstance(where, Destination):
                 pairs.append((index, address, where))
             elif at_once and at_once[-1][1] is where:
                 at_once[-1][0].append(index)
             else:
                 at_once.append(([index], where))
+        if changed:
+            redirect(message, changed)
         for indexes, outcome in at_once:
             self.outcome(message, indexes, outcome, now)
         for destination, indexes in in_order(pairs):

@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from fastmta._ext.sched import Destination, Scheduler, Transport
+from fastmta.model.envelope import Recipient
+from fastmta.model.message import Message
 from fastmta.model.outcome import Bounced, Deferred, Outcome
 from fastmta.qmgr.ports import Resolved, Resolver
 from fastmta.qmgr.settings import QmgrSettings
@@ -43,6 +47,7 @@ class Router:
         self._resolver = resolver
         self._transports: dict[str, Transport] = scheduler.transports
         self._single: dict[str, bool] = {}
+        self.recipient = ""  # the address that `route` was asked about, as the transport is to get it
 
     def add(self, transport: Transport) -> None:
         """A transport of master.cf that can be resolved to."""
@@ -51,6 +56,7 @@ class Router:
 
     def route(self, address: str, flush: bool = False) -> Destination | Outcome:
         """The destination of an address, or its outcome at once. flush: an asked-for attempt puts nothing off."""
+        self.recipient = address
         if not address:
             return NULL_RECIPIENT
         if address[0] == "-" and not self._settings.allow_min_user:
@@ -58,6 +64,7 @@ class Router:
         resolved = self._resolver.resolve(address)
         if isinstance(resolved, Outcome):
             return resolved
+        self.recipient = resolved.recipient
         name = resolved.transport
         transport = self._transports.get(name)
         if transport is None:
@@ -93,6 +100,15 @@ class Router:
             return local
         ends = [at for at in (local.find(one, 1) for one in delimiters) if at > 0]
         return local[: min(ends)] if ends else local
+
+
+def redirect(message: Message, changed: dict[int, str]) -> None:
+    """Give recipients (by index) the address that theirs leads to: "user%there@here" is user@there from here on."""
+    recipients = list(message.envelope.recipients)
+    for index, address in changed.items():
+        known = recipients[index]
+        recipients[index] = Recipient(address, known.orig_to or known.address, known.dsn_orcpt, known.dsn_notify)
+    message.envelope = msgspec.structs.replace(message.envelope, recipients=tuple(recipients))
 
 
 def in_order(pairs: list[tuple[int, str, Destination]]) -> list[tuple[Destination, list[int]]]:
