@@ -234,7 +234,7 @@ static void commit_finish_heads(struct commit_log *log, struct commit_batch *b, 
 {
     for (size_t at = 0; at < b->riders.used;) {
         uint8_t *p = b->riders.data + at;
-        record_finish(p, log->salt, base, 0);
+        record_finish(p, log->salt, base, base + at, 0);
         at += record_length(get_u32(p + 36), 0);
     }
     for (int k = 0; k < b->entries_used; k++) {
@@ -242,7 +242,7 @@ static void commit_finish_heads(struct commit_log *log, struct commit_batch *b, 
         uint32_t crc = 0;
         for (int i = e->first_part; i < e->first_part + e->parts; i++)
             crc = crc32c(crc, b->parts[i].data, b->parts[i].length);
-        record_finish(b->arena.data + e->head, log->salt, base, crc);
+        record_finish(b->arena.data + e->head, log->salt, base, base + e->offset, crc);
     }
 }
 

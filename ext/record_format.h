@@ -2,7 +2,7 @@
  *
  * segment header, 64 bytes         record header, 48 bytes
  *   0  magic "FMTASEG1"              0  magic
- *   8  u32 CRC of bytes 12..63       4  u32 CRC of bytes 8..47 and the meta
+ *   8  u32 CRC of bytes 12..63       4  u32 CRC of the offset, bytes 8..47 and the meta
  *  12  u32 shard                     8  u64 the segment's salt
  *  16  u64 number                   16  u64 base: all before this offset was durable when the record was written
  *  24  u64 salt                     24  u64 length of the content
@@ -65,12 +65,20 @@ static inline void record_begin(uint8_t *p, uint8_t kind, uint32_t meta, uint64_
     p[41] = RECORD_VERSION;
 }
 
-static inline void record_finish(uint8_t *p, uint64_t salt, uint64_t base, uint32_t content_crc)
+/* The offset is in the CRC so that a block that the disk put elsewhere is no record there. */
+static inline uint32_t record_crc(const uint8_t *p, uint64_t offset)
+{
+    uint8_t place[8];
+    put_u64(place, offset);
+    return crc32c(crc32c(0, place, sizeof place), p + 8, RECORD_HEADER - 8 + get_u32(p + 36));
+}
+
+static inline void record_finish(uint8_t *p, uint64_t salt, uint64_t base, uint64_t offset, uint32_t content_crc)
 {
     put_u64(p + 8, salt);
     put_u64(p + 16, base);
     put_u32(p + 32, content_crc);
-    put_u32(p + 4, crc32c(0, p + 8, RECORD_HEADER - 8 + get_u32(p + 36)));
+    put_u32(p + 4, record_crc(p, offset));
 }
 
 static inline void segment_header(uint8_t *p, uint32_t shard, uint64_t number, uint64_t salt, uint64_t made,

@@ -100,7 +100,7 @@ cdef class Scanner:
     """Walks the records of one segment.
 
     fd: open for reading, stays the caller's. size: where to stop. start: where a record begins (FIRST_RECORD or a place
-    known to be one). verify: read the contents too and check their CRC. salt 0: take that of the first record whose frame
+    known to be one). Contents are not read. salt 0: take that of the first record whose frame
     is whole (the segment's header is damaged).
     """
 
@@ -108,17 +108,15 @@ cdef class Scanner:
     cdef readonly uint64_t position
     cdef int fd
     cdef uint64_t size
-    cdef bint verify
     cdef uint8_t *window
     cdef uint64_t window_start
     cdef size_t window_used, window_size
 
-    def __cinit__(self, int fd, uint64_t size, uint64_t start, uint64_t salt, bint verify=False):
+    def __cinit__(self, int fd, uint64_t size, uint64_t start, uint64_t salt):
         self.fd = fd
         self.size = size
         self.position = start
         self.salt = salt
-        self.verify = verify
         self.window_size = WINDOW
         self.window = <uint8_t *> PyMem_Malloc(WINDOW)
         if self.window == NULL:
@@ -166,31 +164,17 @@ cdef class Scanner:
         if offset + record_length(meta, content) > self.size:
             return False
         p = self.look(offset, RECORD_HEADER + meta)
-        return get_u32(p + 4) == c_crc32c(0, p + 8, RECORD_HEADER - 8 + meta)
-
-    cdef bint content_whole(self, uint64_t offset, uint64_t length, uint32_t expected) except -1:
-        cdef uint32_t crc = 0
-        cdef size_t n
-        cdef const uint8_t *p
-        while length:
-            n = <size_t> min(length, <uint64_t> WINDOW)
-            p = self.look(offset, n)
-            crc = c_crc32c(crc, p, n)
-            offset += n
-            length -= n
-        return crc == expected
+        return get_u32(p + 4) == record_crc(p, offset)
 
     def next(self):
-        """(kind, offset, length, meta, base, content length, whole), or None at the end.
+        """(kind, offset, length, meta, base, content length), or None at the end.
 
-        kind is DAMAGE, with empty meta and base 0, for a stretch up to the next whole record or the end. whole is False
-        where the content was verified and is not what was written. Raises OSError.
+        kind is DAMAGE, with empty meta and base 0, for a stretch up to the next whole record or the end. Raises OSError.
         """
         cdef uint64_t at = self.position, base, content, length
         cdef const uint8_t *p
-        cdef uint32_t meta, content_crc
+        cdef uint32_t meta
         cdef int kind
-        cdef bint good = True
         cdef bytes text
         if at >= self.size:
             return None
@@ -199,7 +183,7 @@ cdef class Scanner:
             while self.position < self.size and not self.whole(self.position):
                 self.position += 8
             self.position = min(self.position, self.size)
-            return DAMAGE, at, self.position - at, b"", 0, 0, False
+            return DAMAGE, at, self.position - at, b"", 0, 0
         p = self.look(at, RECORD_HEADER)
         meta = get_u32(p + 36)
         p = self.look(at, RECORD_HEADER + meta)
@@ -208,13 +192,10 @@ cdef class Scanner:
         kind = p[40]
         base = get_u64(p + 16)
         content = get_u64(p + 24)
-        content_crc = get_u32(p + 32)
         length = record_length(meta, content)
         text = PyBytes_FromStringAndSize(<const char *> p + RECORD_HEADER, meta)
-        if self.verify and content:
-            good = self.content_whole(at + RECORD_HEADER + meta, content, content_crc)
         self.position = at + length
-        return kind, at, length, text, base, content, good
+        return kind, at, length, text, base, content
 
 
 def read_record(int fd, uint64_t offset, uint64_t length, bint with_content=True):
@@ -242,7 +223,7 @@ def read_record(int fd, uint64_t offset, uint64_t length, bint with_content=True
     memcpy(q, header, RECORD_HEADER)
     if read_at(fd, q + RECORD_HEADER, meta_length, offset + RECORD_HEADER) != meta_length:
         return None
-    if get_u32(header + 4) != c_crc32c(0, q + 8, RECORD_HEADER - 8 + meta_length):
+    if get_u32(header + 4) != record_crc(q, offset):
         return None
     meta = frame[RECORD_HEADER:]
     if not with_content or not content_length:
@@ -258,7 +239,7 @@ def read_record(int fd, uint64_t offset, uint64_t length, bint with_content=True
     return header[40], meta, content
 
 
-def make_record(int kind, bytes meta not None, bytes content not None, uint64_t salt, uint64_t base):
+def make_record(int kind, bytes meta not None, bytes content not None, uint64_t salt, uint64_t base, uint64_t offset):
     """One whole record; for tests and tools: the commit thread makes its own."""
     cdef uint64_t length = record_length(PyBytes_GET_SIZE(meta), PyBytes_GET_SIZE(content))
     cdef bytearray record = bytearray(length)
@@ -267,7 +248,7 @@ def make_record(int kind, bytes meta not None, bytes content not None, uint64_t 
     record[RECORD_HEADER:RECORD_HEADER + len(meta)] = meta
     record[RECORD_HEADER + len(meta):RECORD_HEADER + len(meta) + len(content)] = content
     view = record
-    record_finish(&view[0], salt, base, c_crc32c(0, PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content)))
+    record_finish(&view[0], salt, base, offset, c_crc32c(0, PyBytes_AS_STRING(content), PyBytes_GET_SIZE(content)))
     return bytes(record)
 
 

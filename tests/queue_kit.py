@@ -1,6 +1,7 @@
 """A shard in a folder, driven by a loop of its own, for the tests of the queue. Crashes are copies of the folder.
 
-`crash()` is what SIGKILL leaves: the files as the kernel has them at that moment. `power_cut()` is what a loss of power may leave.
+`crash()` is what SIGKILL leaves: the files as the kernel has them at that moment. `power_cut()` is what a loss of
+power may leave.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ class Behind:
     fresh: messages that are not in the index yet, oldest first. loaded: messages in the index that somebody holds.
     parked: messages that were let go with a state that is not in the index yet, and the batch of that state. removing:
     messages that are gone but still in the index. A message is held by somebody when it is in loaded, or in fresh and
-    not in parked. position: how far the log is durable; covered: how far the index is. lowest_due: the earliest row of a
-    message that nobody holds among those written, for the owner to take and reset.
+    not in parked. position: how far the log is durable; covered: how far the index is. lowest_due: the earliest row
+    of a message that nobody holds among those written, for the owner to take and reset.
     """
 
     def __init__(self, segments: Segments, boot_id: str) -> None:

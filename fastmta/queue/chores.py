@@ -1,8 +1,8 @@
 """Work in the background of an event loop, in slices so short that no message waits for it noticeably.
 
-A chore is a generator: it yields None where it may be interrupted, or the sequence number of a commit batch that must be
-durable before it goes on. Used by queue/shard.py for recovery, index writing and reclaiming.
-`BareLoop` is a loop of the least kind for the command-line tools and tests, which have no other.
+A chore is a generator: it yields None where it may be interrupted, or the sequence number of a commit batch that must
+be durable before it goes on. Used by queue/shard.py for recovery, index writing and reclaiming. `BareLoop` is a loop
+of the least kind for the command-line tools and tests, which have no other.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Chores:
     """Runs chores one after the other, `slice_time` seconds at a time with as long a pause between."""
 
     def __init__(self, loop: Loop, slice_time: float = 0.001) -> None:
+        """Nothing runs before add()."""
         self._loop = loop
         self._slice_time = slice_time
         self._queue: deque[Chore] = deque()
@@ -135,6 +136,7 @@ class BareLoop:
     """poll() and a timetable."""
 
     def __init__(self) -> None:
+        """Nothing is watched yet."""
         self._poll = select.poll()
         self._readers: dict[int, Callable[[], object]] = {}
         self._calls: list[tuple[float, int, _Call]] = []

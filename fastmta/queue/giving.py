@@ -1,8 +1,8 @@
 """Which message is given out next: those that are due, and the walk of a flush.
 
-Used by queue/shard.py. Messages wait in the index; those that were parked within the last second or two still wait in memory
-(behind.parked). A floor in the index's table `due` is behind all rows that were given out, so that they are not read again.
-Raises IndexDamaged.
+Used by queue/shard.py. Messages wait in the index; those that were parked within the last second or two still wait in
+memory (behind.parked). A floor in the index's table `due` is behind all rows that were given out, so that they are
+not read again. Raises IndexDamaged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Giving:
     """Gives out what nobody holds."""
 
     def __init__(self, behind: Behind, shard: int) -> None:
+        """shard: the number of the shard, for the messages made of entries."""
         self._behind = behind
         self._shard = shard
         self._floor = (FIRST, b"")

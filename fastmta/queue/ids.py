@@ -1,8 +1,8 @@
 """Queue ids: unique across shards, restarts and clocks that go backward.
 
-A queue id is the time and a number (ext/records.pyx has both forms). The number is serial * 16 + shard; the serial grows by one
-with each id and never repeats: a file holds the first serial that was not yet reserved, and is written, durably, before
-the serials of a block are used. Used by queue/shard.py; raises OSError.
+A queue id is the time and a number (ext/records.pyx has both forms). The number is serial * 16 + shard; the serial
+grows by one with each id and never repeats: a file holds the first serial that was not yet reserved, and is written,
+durably, before the serials of a block are used. Used by queue/shard.py; raises OSError.
 """
 
 from __future__ import annotations

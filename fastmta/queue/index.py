@@ -1,8 +1,8 @@
 """The index of a shard: an LMDB view of its log, written in batches behind it. The log is the truth.
 
-Used by queue/shard.py (the owner: due(), lookups), queue/behind.py (writes), queue/recover.py and, read-only from other processes,
-by queue/reader.py. LMDB runs without syncs: what a crash of the machine leaves is found out by the boot id in `meta` (and
-by indexcheck.py) and rebuilt from the log. Four tables:
+Used by queue/shard.py (the owner: due(), lookups), queue/behind.py (writes), queue/recover.py and, read-only from
+other processes, by queue/listing.py. LMDB runs without syncs: what a crash of the machine leaves is found out by the
+boot id in `meta` (and by indexcheck.py) and rebuilt from the log. Four tables:
 
     entries  number of the queue id, 8 bytes big-endian   -> CRC-32C, model.Entry
     due      second of the next attempt, 4 bytes          -> numbers (sorted duplicates); held messages have none
@@ -94,6 +94,7 @@ class Index:
     """An open index. Writes go between `begin()` and `commit()`, or in a `with index:`."""
 
     def __init__(self, directory: Path, map_size: int, read_only: bool = False, lock: bool = True) -> None:
+        """map_size: bytes of address space; lock False: nobody else writes. Raises lmdb.Error, OSError."""
         if not read_only:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._env = lmdb.open(
@@ -130,12 +131,14 @@ class Index:
         txn.commit()
 
     def __enter__(self) -> Index:
+        """Begin a write transaction."""
         self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Commit it, or drop it when there was an exception."""
         txn, self._txn = self._txn, None
         assert txn is not None
         if kind is None:
@@ -336,7 +339,7 @@ class Index:
         self._env.sync(True)
 
     def trim(self, reads: int = 0) -> None:
-        """Give the mapped pages back to the page cache when there were more than that many reads since the last time."""
+        """Give the mapped pages back to the page cache if there were more than that many reads since the last time."""
         if self._reads > reads:
             self._reads = 0
             drop_pages(self._file)

@@ -5,7 +5,9 @@ Forked by queue/recover.py; writes a Verdict as JSON. With what it reads it coun
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import resource
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +18,10 @@ from fastmta.queue.index import Index, IndexDamaged
 
 
 class Verdict(msgspec.Struct):
-    """problem: what is wrong, "" for nothing. segments: number -> messages, their bytes, outcomes of messages elsewhere."""
+    """problem: what is wrong, "" for nothing.
+
+    segments: number -> messages, their bytes, outcomes of messages elsewhere.
+    """
 
     problem: str = ""
     segments: dict[int, tuple[int, int, int]] = {}
@@ -25,7 +30,7 @@ class Verdict(msgspec.Struct):
 def check(directory: Path) -> Verdict:
     """Read everything."""
     try:
-        index = Index(directory, os.stat(directory / "data.mdb").st_size, read_only=True, lock=False)
+        index = Index(directory, (directory / "data.mdb").stat().st_size, read_only=True, lock=False)
         if not index.fits_file():
             return Verdict("the file is too short")
         counts: dict[int, list[int]] = {}
@@ -47,8 +52,18 @@ def check(directory: Path) -> Verdict:
 
 
 def report(directory: Path, pipe: int) -> NoReturn:
-    """Check that folder and write the Verdict to a pipe: the whole life of a process that was forked for it."""
+    """Check that folder and write the Verdict to a pipe: the whole life of a process that was forked for it.
+
+    What it inherited it closes first, lest a lock or a socket outlives the worker; how it dies is nobody's concern.
+    """
     try:
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for standard in range(3):
+            os.dup2(nothing, standard)
+        os.closerange(3, pipe)
+        os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
         os.write(pipe, msgspec.json.encode(check(directory)))
     finally:
         os._exit(0)

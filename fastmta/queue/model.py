@@ -1,7 +1,7 @@
 """What the log's records and the index's entries hold, as types. The grammar of the log is in ext/records.pyx.
 
-Used by the other modules of this package. All is MessagePack; structs are arrays, new fields go at the end with a default.
-An index value is the CRC-32C of the rest, little-endian, and then an Entry.
+Used by the other modules of this package. All is MessagePack; structs are arrays, new fields go at the end with a
+default. An index value is the CRC-32C of the rest, little-endian, and then an Entry.
 """
 
 from __future__ import annotations

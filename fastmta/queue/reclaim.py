@@ -1,9 +1,10 @@
-"""Gives disk space back: unlinks segments in which nothing is alive, moves the survivors out of those that are mostly dead.
+"""Gives disk space back: unlinks segments in which nothing is alive, moves the survivors out of mostly dead ones.
 
-Used by queue/shard.py, as a chore after each write of the index. A segment may go when (1) no message has its home in it, (2) no
-message has its last OUTCOME in it, both as the index knows it, which covers the segment; and (3) its tombstones for segments that still exist
-were written anew and are durable. So a tombstone lives as long as what it kills, and nothing comes back. Segments go in the
-order of their numbers, and the newest one stays: its number must not be used again.
+Used by queue/shard.py, as a chore after each write of the index. A segment may go when (1) no message has its home in
+it, (2) no message has its last OUTCOME in it, both as the index knows it, which covers the segment; and (3) its
+tombstones for segments that still exist were written anew and are durable. So a tombstone lives as long as what it
+kills, and nothing comes back. Segments go in the order of their numbers, and the newest one stays: its number must
+not be used again.
 
 A message that is being moved may be changed or removed meanwhile; what was said about its old copy is then said again
 about the new one. Raises OSError, IndexDamaged.
@@ -20,7 +21,7 @@ from fastmta.queue.index import Index
 from fastmta.queue.model import Entry, decode_moved, decode_remove, encode, message_of, state_of
 
 if TYPE_CHECKING:
-    from fastmta.queue.shard import Shard
+    from fastmta.queue.keeping import Keeping
 
 ROWS: Final = 32
 BYTES_AT_ONCE: Final = 16 << 20  # moved in one round
@@ -31,9 +32,12 @@ SMALL: Final = (
 
 
 class Reclaim:
-    """Reclaims the segments of a shard. moving: messages whose MOVED record is not durable yet, and what came in between."""
+    """Reclaims the segments of a shard.
 
-    def __init__(self, shard: Shard) -> None:
+    moving: messages whose MOVED record is not durable yet, and what came in between: "", "changed" or "removed".
+    """
+
+    def __init__(self, shard: Keeping) -> None:
         """Nothing happens before run()."""
         self.moving: dict[str, str] = {}
         self._shard = shard
@@ -121,7 +125,7 @@ class Reclaim:
             return
         if new is None:
             return
-        live = shard.find(queue_id)
+        live = shard.giving.find(shard.index, queue_id)
         if live is None:
             return
         live.place = new

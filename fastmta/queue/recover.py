@@ -1,11 +1,11 @@
-"""Brings the index of a shard up to date from its log at start, or makes it anew; finds damage and torn ends on the way.
+"""Brings the index of a shard up to date from its log at start, or makes it anew; finds damage and torn ends.
 
-Used by queue/shard.py, as a chore. The index is trusted when a check in a process of its own (indexcheck.py: a damaged LMDB
-file can crash who reads it) finds it whole, and it was closed cleanly or written since the machine started. Then the
-log is read from the position that the index covers, else from its beginning.
+Used by queue/shard.py, as a chore. The index is trusted when a check in a process of its own (indexcheck.py: a damaged
+LMDB file can crash who reads it) finds it whole, and it was closed cleanly or written since the machine started. Then
+the log is read from the position that the index covers, else from its beginning.
 
-Damage: a stretch that cannot be read, before the `base` of a later record, is set aside and reported; one after it is the torn end
-of a batch that nobody was told to be accepted, and goes without a word. Raises OSError, lmdb.Error.
+Damage: a stretch that cannot be read, before the `base` of a later record, is set aside and reported; one after it is
+the torn end of a batch that nobody was told to be accepted, and goes without a word. Raises OSError, lmdb.Error.
 """
 
 from __future__ import annotations
@@ -13,25 +13,28 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import lmdb
 import msgspec
 
 from fastmta._ext.records import DAMAGE, FIRST_RECORD, MESSAGE, MOVED, OUTCOME, REMOVE, parse_segment_header
+from fastmta.model.message import Place
 from fastmta.queue import indexcheck
 from fastmta.queue.behind import Behind
 from fastmta.queue.chores import Chore
 from fastmta.queue.index import VERSION, Index, IndexDamaged, Meta
 from fastmta.queue.indexcheck import Verdict
-from fastmta.queue.model import Entry, State, decode_message, decode_moved, decode_outcome, decode_remove
+from fastmta.queue.model import Entry, decode_message, decode_moved, decode_outcome, decode_remove
 from fastmta.queue.segments import Segments
 from fastmta.queue.settings import QueueSettings
 
 OVERLAY: Final = 1000
 STEP: Final = 32
+Record: TypeAlias = tuple[int, int, int, bytes]
 
 
 class Recovery:
@@ -46,6 +49,7 @@ class Recovery:
         boot_id: str,
         notify: Callable[[str], None],
     ) -> None:
+        """directory: of the index. Nothing happens before run()."""
         self.index: Index
         self._directory = directory
         self._segments = segments
@@ -106,7 +110,10 @@ class Recovery:
     def _verdict(self) -> Generator[None, None, Verdict | None]:
         # A fork, no program: a worker that gave up root may not be able to read the interpreter's files.
         read_end, write_end = os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # It warns of threads: the commit thread shares nothing with the child.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             indexcheck.report(self._directory, write_end)
         os.close(write_end)
@@ -129,7 +136,7 @@ class Recovery:
         return verdict
 
     def _open(self, verdict: Verdict) -> tuple[int, int]:
-        """Open the index that was found whole; returns from where on the log is not in it, (0, 0) when it is of no use."""
+        """Open the index that was found whole; returns from where on the log is not in it, (0, 0): it is of no use."""
         self.index = Index(self._directory, self._settings.index_map_size)
         self._opened = True
         meta = self.index.meta()
@@ -167,46 +174,54 @@ class Recovery:
         self._flush(self._limit, count)
 
     def _replay_segment(self, number: int, offset: int, newest: int, count: bool) -> Chore:
+        """Read one segment.
+
+        A batch counts as durable when a later one follows; of the last one each record is verified.
+        """
         segments = self._segments
         size = segments[number].size
-        torn_possible = number == newest and count
-        if size < FIRST_RECORD or self._header_damaged(number, torn_possible):
-            if size < FIRST_RECORD:
-                return
-        scanner = segments.scanner(number, max(offset, FIRST_RECORD), torn_possible)
+        newest_now = number == newest and count
+        if size < FIRST_RECORD:
+            return
+        self._check_header(number, newest_now)
+        scanner = segments.scanner(number, max(offset, FIRST_RECORD))
+        durable = 0
+        batch: list[Record] = []
         damaged: list[tuple[int, int]] = []
         steps = 0
         while (item := scanner.next()) is not None:
-            kind, at, length, meta, base, _, whole = item
-            if damaged and base > damaged[0][0]:
-                for stretch in [one for one in damaged if one[0] < base]:
-                    segments.set_aside(number, *stretch, "damaged")
-                damaged = [one for one in damaged if one[0] >= base]
-            if kind == DAMAGE or not whole:
+            kind, at, length, meta, base, _ = item
+            if base > durable:
+                durable = base
+                for record in batch:
+                    self._apply(number, *record)
+                batch.clear()
+                while damaged and damaged[0][0] < base:
+                    segments.set_aside(number, *damaged.pop(0), "damaged")
+            if kind == DAMAGE:
                 damaged.append((at, length))
             else:
-                try:
-                    self._apply(number, kind, at, length, meta)
-                except msgspec.DecodeError as error:
-                    segments.set_aside(number, at, length, f"not understood ({error})")
+                batch.append((kind, at, length, meta))
             steps += 1
             if steps % STEP == 0:
                 if len(self._overlay) >= OVERLAY:
-                    self._flush((number, scanner.position), count)
+                    self._flush((number, durable), count)
                 yield None
-        if damaged and not torn_possible:
-            end = self._known_end(number)
-            for stretch in damaged:
-                if stretch[0] < end:
-                    segments.set_aside(number, *stretch, "damaged")
-        elif damaged and sum(damaged[-1]) >= size:
+        end = self._known_end(number)
+        for record in batch:
+            if segments.read(Place(number, record[1], record[2])) is None:
+                damaged.append((record[1], record[2]))
+            else:
+                self._apply(number, *record)
+        for stretch in damaged:
+            if stretch[0] < end:
+                segments.set_aside(number, *stretch, "damaged")
+        if newest_now and damaged and sum(damaged[-1]) >= size and damaged[-1][0] >= durable:
             segments.truncate(number, damaged[-1][0])
 
-    def _header_damaged(self, number: int, torn_possible: bool) -> bool:
-        header = parse_segment_header(os.pread(self._segments.file(number), FIRST_RECORD, 0))
-        if header is None and not torn_possible:
+    def _check_header(self, number: int, newest_now: bool) -> None:
+        if not newest_now and parse_segment_header(os.pread(self._segments.file(number), FIRST_RECORD, 0)) is None:
             self._notify(f"queue shard {self._segments.shard}: segment {number}: its header is damaged")
-        return header is None
 
     def _known_end(self, number: int) -> int:
         """Where a segment ended, as the next one remembers it; 0 when it does not."""
@@ -217,24 +232,27 @@ class Recovery:
         return 0 if header is None else header[4]
 
     def _apply(self, number: int, kind: int, at: int, length: int, meta: bytes) -> None:
-        if kind == MESSAGE:
-            envelope, state = decode_message(meta)
-            self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
-        elif kind == REMOVE:
-            queue_id, home = decode_remove(meta)
-            entry = self._known(queue_id)
-            if entry is not None and entry.segment == home:
-                self._overlay[queue_id] = None
-        elif kind == OUTCOME:
-            queue_id, home, new_state = decode_outcome(meta)
-            entry = self._known(queue_id)
-            if entry is not None and entry.segment == home:
-                entry.state_segment = number
-                entry.state = new_state
-                self._overlay[queue_id] = entry
-        elif kind == MOVED:
-            envelope, state, _ = decode_moved(meta)
-            self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
+        try:
+            if kind == MESSAGE:
+                envelope, state = decode_message(meta)
+                self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
+            elif kind == REMOVE:
+                queue_id, home = decode_remove(meta)
+                entry = self._known(queue_id)
+                if entry is not None and entry.segment == home:
+                    self._overlay[queue_id] = None
+            elif kind == OUTCOME:
+                queue_id, home, new_state = decode_outcome(meta)
+                entry = self._known(queue_id)
+                if entry is not None and entry.segment == home:
+                    entry.state_segment = number
+                    entry.state = new_state
+                    self._overlay[queue_id] = entry
+            elif kind == MOVED:
+                envelope, state, _ = decode_moved(meta)
+                self._overlay[envelope.queue_id] = Entry(number, at, length, number, envelope, state)
+        except msgspec.DecodeError as error:
+            self._segments.set_aside(number, at, length, f"not understood ({error})")
 
     def _known(self, queue_id: str) -> Entry | None:
         try:

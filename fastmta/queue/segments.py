@@ -1,7 +1,7 @@
 """The segment files of a shard: which there are, what is alive in each, how to read a record back, what to set aside.
 
-Used by queue/shard.py and its chores; the commit thread makes and fills the files. Reading raises OSError; a record that
-is not what was written is None.
+Used by queue/shard.py and its chores; the commit thread makes and fills the files. Reading raises OSError; a record
+that is not what was written is None.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ COPY: Final = 1 << 20
 
 
 class Segment:
-    """One segment. live, live_bytes: messages that have their home in it; states: last OUTCOMEs of messages at home elsewhere;
-    tombs: its tombstones by the segment that they are for, None when that is not known (written before the start)."""
+    """One segment. live, live_bytes: messages that have their home in it.
+
+    states: last OUTCOMEs of messages at home elsewhere; tombs: its tombstones by the segment that they are for, None
+    when that is not known (written before the start).
+    """
 
     __slots__ = ("live", "live_bytes", "number", "size", "states", "tombs")
 
     def __init__(self, number: int, size: int, tombs: dict[int, int] | None) -> None:
+        """Nothing in it is alive yet."""
         self.number = number
         self.size = size
         self.live = 0
@@ -38,6 +42,7 @@ class Segments(dict[int, Segment]):
     """Segments by number."""
 
     def __init__(self, shard: int, directory: Path, corrupt: Path, notify: Callable[[str], None]) -> None:
+        """directory: of the log; corrupt: where what is damaged is put."""
         super().__init__()
         self.shard = shard
         self.directory = directory
@@ -51,7 +56,7 @@ class Segments(dict[int, Segment]):
         self.directory.mkdir(mode=0o700, exist_ok=True)
         found: list[tuple[int, int]] = []
         for item in os.scandir(self.directory):
-            stem, dot, ending = item.name.partition(".")
+            stem, _, ending = item.name.partition(".")
             if ending == "seg" and stem.isascii() and stem.isdigit():
                 found.append((int(stem), item.stat().st_size))
         for number, size in sorted(found):
@@ -98,12 +103,12 @@ class Segments(dict[int, Segment]):
         """(kind, meta, content) of a record."""
         return read_record(self.file(place.segment), place.offset, place.length, with_content)
 
-    def scanner(self, number: int, start: int = FIRST_RECORD, verify: bool = False) -> Scanner:
+    def scanner(self, number: int, start: int = FIRST_RECORD) -> Scanner:
         """Walk a segment; the header's salt when that is whole."""
         fd = self.file(number)
         header = parse_segment_header(os.pread(fd, FIRST_RECORD, 0))
         salt = header[2] if header is not None else 0
-        return Scanner(fd, self[number].size, start, salt, verify)
+        return Scanner(fd, self[number].size, start, salt)
 
     def set_aside(self, number: int, offset: int, length: int, why: str) -> None:
         """Copy a damaged stretch to the folder "corrupt" and report it."""

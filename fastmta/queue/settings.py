@@ -24,8 +24,8 @@ class Parameters(Protocol):
 class QueueSettings(msgspec.Struct, frozen=True):
     """minimum_free: bytes below which no new mail is taken; memory_budget: bytes of content kept per shard.
 
-    lazy: seconds that a state change may wait for a message to share its sync with; index_interval: seconds between writes
-    of the index; dead_share: how much of a segment must be dead before its survivors are moved.
+    lazy: seconds that a state change may wait for a message to share its sync with; index_interval: seconds between
+    writes of the index; dead_share: how much of a segment must be dead before its survivors are moved.
     """
 
     shards: int = 16

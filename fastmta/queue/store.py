@@ -1,8 +1,8 @@
-"""The shards of one worker, as one queue: new messages go to the primary shard, all else to the shard that has the message.
+"""The shards of one worker, as one queue: new messages go to the primary shard, all else to the message's own.
 
-Made by master/worker.py, used by cleanup/ (append), qmgr/ (the rest) and bounce/ (append). A worker may take over shards that nobody owns
-(`adopt`): a worker died, or there are fewer than before. It gives an adopted shard up again when that is empty. Raises
-what queue/shard.py raises.
+Made by master/worker.py, used by cleanup/ (append), qmgr/ (the rest) and bounce/ (append). A worker may take over
+shards that nobody owns (`adopt`): a worker died, or there are fewer than before. It gives an adopted shard up again
+when that is empty. Raises what queue/shard.py raises.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from fastmta.model.message import Message
 from fastmta.queue.chores import Loop, Timer
 from fastmta.queue.errors import QueueLocked
 from fastmta.queue.ids import SHARDS_MOST
+from fastmta.queue.keeping import Done
 from fastmta.queue.settings import QueueSettings, shard_directory
-from fastmta.queue.shard import Done, Shard
+from fastmta.queue.shard import Shard
 
 
 class Store:

@@ -1,7 +1,8 @@
-"""Any sequence of what can happen to a shard, held against a dictionary: nothing acknowledged is lost, nothing comes back.
+"""Any life of a shard, held against a dictionary: nothing acknowledged is lost, nothing comes back.
 
-The segments are small, so that they roll, are moved and unlinked all the time. A crash is a copy of the folder as the kernel has
-it at that moment, without (SIGKILL) or after (loss of power) forgetting the index; the copy is then opened.
+The segments are small, so that they roll, are moved and unlinked all the time. A crash is a copy of the folder as the
+kernel has it at that moment, without (SIGKILL) or after (loss of power) forgetting the index; the copy is then
+opened.
 """
 
 from __future__ import annotations
@@ -188,7 +189,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(
-    max_examples=int(__import__("os").environ.get("N", "60")),
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -67,13 +67,21 @@ def test_crc_of_any_length_offset_and_split() -> None:
     assert crc_bit_by_bit(data[:2000]) == crc32c(data[:2000])
 
 
+def chain(*records: tuple[int, bytes, bytes]) -> list[bytes]:
+    """Those records one after the other, in one batch."""
+    made: list[bytes] = []
+    for kind, meta, content in records:
+        made.append(make_record(kind, meta, content, SALT, FIRST_RECORD, FIRST_RECORD + sum(map(len, made))))
+    return made
+
+
 def write_segment(path: Path, *records: bytes) -> int:
     path.write_bytes(make_segment_header(3, 9, SALT, 1000, 77) + b"".join(records))
     return os.open(path, os.O_RDONLY)
 
 
-def walk(fd: int, size: int, **more: bool) -> list[tuple[int, int, int, bytes, int, int, bool]]:
-    scanner = Scanner(fd, size, FIRST_RECORD, SALT, **more)
+def walk(fd: int, size: int) -> list[tuple[int, int, int, bytes, int, int]]:
+    scanner = Scanner(fd, size, FIRST_RECORD, SALT)
     items = []
     while (item := scanner.next()) is not None:
         items.append(item)
@@ -83,11 +91,11 @@ def walk(fd: int, size: int, **more: bool) -> list[tuple[int, int, int, bytes, i
 def test_what_was_written_is_found(tmp_path: Path) -> None:
     assert parse_segment_header(make_segment_header(3, 9, SALT, 1000, 77)) == (3, 9, SALT, 1000, 77)
     contents = [b"", b"a", b"x" * 300_000, b"\r\n" * 11]
-    records = [make_record(MESSAGE, b"meta%d" % k, content, SALT, FIRST_RECORD) for k, content in enumerate(contents)]
+    records = chain(*((MESSAGE, b"meta%d" % k, content) for k, content in enumerate(contents)))
     fd = write_segment(tmp_path / "s", *records)
-    items = walk(fd, FIRST_RECORD + sum(map(len, records)), verify=True)
-    assert [(item[0], item[3], item[5], item[6]) for item in items] == [
-        (MESSAGE, b"meta%d" % k, len(content), True) for k, content in enumerate(contents)
+    items = walk(fd, FIRST_RECORD + sum(map(len, records)))
+    assert [(item[0], item[3], item[5]) for item in items] == [
+        (MESSAGE, b"meta%d" % k, len(content)) for k, content in enumerate(contents)
     ]
     for item, content in zip(items, contents, strict=True):
         assert read_record(fd, item[1], item[2]) == (MESSAGE, item[3], content)
@@ -96,7 +104,7 @@ def test_what_was_written_is_found(tmp_path: Path) -> None:
 
 
 def test_every_flipped_byte_is_noticed_and_costs_one_record(tmp_path: Path) -> None:
-    records = [make_record(MESSAGE, b"meta%d" % k, b"content%d" % k, SALT, FIRST_RECORD) for k in range(3)]
+    records = chain(*((MESSAGE, b"meta%d" % k, b"content%d" % k) for k in range(3)))
     whole = make_segment_header(3, 9, SALT, 1000, 0) + b"".join(records)
     path = tmp_path / "s"
     start = FIRST_RECORD + len(records[0])
@@ -104,22 +112,34 @@ def test_every_flipped_byte_is_noticed_and_costs_one_record(tmp_path: Path) -> N
     for at in range(start, start + len(records[1]) - padding):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
         fd = os.open(path, os.O_RDONLY)
-        items = walk(fd, len(whole), verify=True)
+        items = walk(fd, len(whole))
+        whole_items = [item[0] != DAMAGE and read_record(fd, item[1], item[2]) is not None for item in items]
         os.close(fd)
-        good = [item[3] for item in items if item[0] != DAMAGE and item[6]]
+        good = [item[3] for item, is_whole in zip(items, whole_items, strict=True) if is_whole]
         assert good == [b"meta0", b"meta2"], at
-        assert [(item[1], item[2]) for item in items if item[0] == DAMAGE or not item[6]] == [(start, len(records[1]))]
+        assert [item[1:3] for item, is_whole in zip(items, whole_items, strict=True) if not is_whole] == [
+            (start, len(records[1]))
+        ]
 
 
 def test_a_content_cannot_pass_for_a_record(tmp_path: Path) -> None:
     """A client sends what looks like a record; then the record around it is damaged."""
-    forged = make_record(REMOVE, b"somebody's mail", b"", SALT + 1, 0)
-    carrier = make_record(MESSAGE, b"12345678", forged * 3, SALT, FIRST_RECORD)
-    last = make_record(MESSAGE, b"last", b"", SALT, FIRST_RECORD)
+    forged = make_record(REMOVE, b"somebody's mail", b"", SALT + 1, 0, FIRST_RECORD + 56)
+    carrier, last = chain((MESSAGE, b"12345678", forged * 3), (MESSAGE, b"last", b""))
     fd = write_segment(tmp_path / "s", b"?" + carrier[1:], last)
     items = walk(fd, FIRST_RECORD + len(carrier) + len(last))
     os.close(fd)
     assert [(item[0], item[3]) for item in items] == [(DAMAGE, b""), (MESSAGE, b"last")]
+
+
+def test_a_block_that_the_disk_put_elsewhere_is_no_record(tmp_path: Path) -> None:
+    first, second = chain((MESSAGE, b"meta0", b"content0"), (MESSAGE, b"meta1", b"content1"))
+    fd = write_segment(tmp_path / "s", first, first, second)
+    items = walk(fd, FIRST_RECORD + 2 * len(first) + len(second))
+    assert [item[3] for item in items if item[0] != DAMAGE] == [b"meta0"]
+    assert read_record(fd, FIRST_RECORD, len(first)) is not None
+    assert read_record(fd, FIRST_RECORD + len(first), len(first)) is None
+    os.close(fd)
 
 
 @pytest.mark.parametrize("make", [short_id, long_id])

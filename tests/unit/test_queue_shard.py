@@ -1,4 +1,4 @@
-"""One shard: what comes in comes out, until it is removed; state is kept; the index can be lost; space is given back."""
+"""One shard: what comes in comes out until it is removed; state is kept; an index can be lost; space is given back."""
 
 from __future__ import annotations
 
