@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import results, rows
+from bench import results, rows, rows_deferred, rows_latency
 from bench.contest import Bench, Result
 from bench.disk import filesystem_of
 from bench.servers import PROJECT, BenchError, Postfix
@@ -30,6 +30,8 @@ ROWS: dict[str, tuple[str, Callable[[Bench], Result]]] = {
     "newsession": ("4 KB, a new session for each message", rows.newsession),
     "size100k": ("100 KB, 20 sessions kept open", rows.size100k),
     "one": ("4 KB, one session", rows.one),
+    "latency": ("latency of the 250 at half of the maximal rate", rows_latency.latency),
+    "deferred": ("1,000,000 deferred messages in the queue", rows_deferred.deferred),
     "workers": ("1, 2, 4 workers", rows.workers),
 }
 

@@ -35,7 +35,7 @@ def filesystem_of(folder: Path) -> str:
 
 
 def measure(folder: Path, pieces: int = 96, syncs: int = 200) -> Disk:
-    """Write and sync in the folder; a few hundred MB at most, removed afterwards."""
+    """Write and sync in the folder; a few hundred MB at most, removed afterwards. pieces 0: no sequential rate."""
     path = folder / "disk-trial"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -48,10 +48,12 @@ def measure(folder: Path, pieces: int = 96, syncs: int = 200) -> Disk:
             small.append((time.perf_counter() - begin) * 1000)
         piece = os.urandom(1 << 20)
         begin = time.perf_counter()
+        rate = 0.0
         for _ in range(pieces):
             os.write(fd, piece)
             os.fdatasync(fd)
-        rate = pieces * len(piece) / (time.perf_counter() - begin) / 1e6
+        if pieces:
+            rate = pieces * len(piece) / (time.perf_counter() - begin) / 1e6
     finally:
         os.close(fd)
         path.unlink()

@@ -1,7 +1,7 @@
 """Messages that can be held to account: each has a run, a number, and a checksum over every byte of it.
 
 bench/generator.py makes them, bench/sink.py reads them again. The field X-Bench-Sum comes first among the fields that
-we write; the sum covers everything after it: the body, then the other fields, both as they are on the wire (a dot at the
+we write; the sum covers all after it: the body, then the other fields, both as they are on the wire (a dot at the
 begin of a line doubled). Servers put their own fields on top, and may change nothing below.
 """
 

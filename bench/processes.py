@@ -43,9 +43,9 @@ def cpu_seconds(root: int) -> float:
     return ticks / TICKS
 
 
-def pss(root: int) -> tuple[int, int]:
-    """Sum of PSS of the tree in bytes, and the number of its processes."""
-    total = count = 0
+def pss(root: int) -> tuple[int, int, int]:
+    """Sum of PSS of the tree in bytes, the part of it that is anonymous (no file behind it), the number of processes."""
+    total = anonymous = count = 0
     for pid in tree(root):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -55,8 +55,9 @@ def pss(root: int) -> tuple[int, int]:
         for line in text.splitlines():
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) << 10
-                break
-    return total, count
+            elif line.startswith("Pss_Anon:"):
+                anonymous += int(line.split()[1]) << 10
+    return total, anonymous, count
 
 
 class PeakMemory:
@@ -65,6 +66,7 @@ class PeakMemory:
     def __init__(self, root: int, interval: float = 0.25) -> None:
         """root: its uppermost process."""
         self.bytes = 0
+        self.anonymous = 0
         self.processes = 0
         self._root = root
         self._interval = interval
@@ -87,6 +89,6 @@ class PeakMemory:
             self._sample()
 
     def _sample(self) -> None:
-        total, processes = pss(self._root)
+        total, anonymous, processes = pss(self._root)
         if total > self.bytes:
-            self.bytes, self.processes = total, processes
+            self.bytes, self.anonymous, self.processes = total, anonymous, processes

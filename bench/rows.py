@@ -108,7 +108,7 @@ def sessions100(bench: Bench) -> Result:
     result = throughput("sessions100", title, samples, 7.5, "7.5 x Postfix")
     mine = memory["FastMTA"].bytes
     theirs = memory["Postfix"].bytes if "Postfix" in memory else 0
-    result.samples["pss"] = {name: [peak.bytes, peak.processes] for name, peak in memory.items()}
+    result.samples["pss"] = {name: [peak.bytes, peak.anonymous, peak.processes] for name, peak in memory.items()}
     result.lines.append(
         Line(
             "memory under that load (sum of PSS, peak)",

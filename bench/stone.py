@@ -110,8 +110,9 @@ def transfer(load: Load, messages: int, port: int, sink: int, what: str) -> Samp
     return Sample(messages, messages / accepted, messages / ended[receiver])
 
 
-def ends(processes: list[subprocess.Popen[bytes]], begin: float) -> dict[subprocess.Popen[bytes], float]:
+def ends(processes: list[subprocess.Popen[bytes]], begin: float | None = None) -> dict[subprocess.Popen[bytes], float]:
     """The seconds after which each ended: all of them, or until one failed or the time is up."""
+    begin = time.perf_counter() if begin is None else begin
     found: dict[subprocess.Popen[bytes], float] = {}
     with selectors.DefaultSelector() as selector:
         for process in processes:
