@@ -70,10 +70,7 @@ class LiveServer:
         self.queue = folder / "queue"
         self.log_file = folder / "maillog"
         self.config.mkdir(parents=True, exist_ok=True)
-        for parent in (folder, *folder.parents):
-            # a worker that dropped root must be able to reach its queue
-            if parent.stat().st_uid == os.getuid() and os.getuid() == 0 and str(parent).startswith("/tmp/"):
-                parent.chmod(parent.stat().st_mode | 0o055)
+        self._let_in()
         self.parameters = {
             "compatibility_level": "3.6",
             "myhostname": "mail.fastmta.test",
@@ -116,8 +113,15 @@ class LiveServer:
             check=False,
         )
 
+    def _let_in(self) -> None:
+        """A worker that dropped root must be able to reach its queue. (Each run of pytest closes its base folder.)"""
+        for parent in (self.folder, *self.folder.parents):
+            if parent.stat().st_uid == os.getuid() and os.getuid() == 0 and str(parent).startswith("/tmp/"):
+                parent.chmod(parent.stat().st_mode | 0o055)
+
     def start(self) -> None:
         """Start, and raise with what it said when it could not."""
+        self._let_in()
         done = self.run("fastmta", "start")
         if done.returncode:
             raise AssertionError(f"fastmta start: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log()}")
