@@ -21,16 +21,27 @@ def stat_fields(pid: int) -> list[str]:
         return []
 
 
-def tree(root: int) -> list[int]:
-    """The process and all its descendants."""
-    children: dict[int, list[int]] = {}
+def by_parent() -> dict[int, list[int]]:
+    """All processes by their parents."""
+    found: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
         pid = int(path.name)
         if fields := stat_fields(pid):
-            children.setdefault(int(fields[1]), []).append(pid)
+            found.setdefault(int(fields[1]), []).append(pid)
+    return found
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return by_parent().get(parent, [])
+
+
+def tree(root: int) -> list[int]:
+    """The process and all its descendants."""
+    processes = by_parent()
     found = [root]
     for pid in found:
-        found += children.get(pid, [])
+        found += processes.get(pid, [])
     return found
 
 
@@ -44,7 +55,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def pss(root: int) -> tuple[int, int, int]:
-    """Sum of PSS of the tree in bytes, the part of it that is anonymous (no file behind it), the number of processes."""
+    """Sum of PSS of the tree in bytes, the part of it that has no file behind it, and the number of processes."""
     total = anonymous = count = 0
     for pid in tree(root):
         try:

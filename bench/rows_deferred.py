@@ -1,8 +1,8 @@
 """The row about a large queue: a million deferred messages beside an empty queue, on two servers in turn.
 
 Called by bench/__main__.py. bench/fill.py makes the queue; its messages are for a destination that refuses connections,
-and come due evenly within the longest backoff, so that some are tried all the time. Raises BenchError when new mail does not
-arrive, or when messages are missing in the end.
+and come due evenly within the longest backoff, so that some are tried all the time. Raises BenchError when new mail
+does not arrive, or when messages are missing in the end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The row about latency: how long a client waits for the 250 after the dot while the server is half busy.
 
-Called by bench/__main__.py. bench/generator.py sends in open loop, at random times and half of the rate that the main row
-found, so that a slow answer delays no other message's beginning; bench/sink.py checks that every byte arrived.
+Called by bench/__main__.py. bench/generator.py sends in open loop, at random times and half of the rate that the main
+row found, so that a slow answer delays no other message's beginning; bench/sink.py checks that every byte arrived.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.disk import measure
 from bench.servers import PROJECT, BenchError, Server, settle
 from bench.stone import LIMIT, Load, wait_free, wait_listening
 
+SESSIONS = 100  # enough that a message that is due hardly ever waits for one
 SLOWEST_SYNC = 0.45  # ms: the row's bound is for disks that sync 4 KB in about 0.3 ms
 
 
@@ -38,7 +39,7 @@ def paced(server: Server, rate: float, messages: int, folder: Path) -> Sent:
     running = [sink]
     try:
         wait_listening(server.sink)
-        target = [f"127.0.0.1:{server.port}", f"--messages={messages}", f"--rate={rate}"]
+        target = [f"127.0.0.1:{server.port}", f"--messages={messages}", f"--rate={rate}", f"--sessions={SESSIONS}"]
         generator = subprocess.Popen([*python, "bench.generator", *target, f"--report={reports[1]}"], cwd=PROJECT)
         running.append(generator)
         ended = stone.ends([generator, sink])

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from bench.processes import cpu_seconds, tree
+from bench.processes import children, cpu_seconds, tree
 
 PROJECT = Path(__file__).resolve().parents[1]
 YARDSTICK = PROJECT.parent / "shared" / "yardstick" / "postfix"
@@ -187,8 +187,8 @@ class FastMTA:
         return read_pid(self.queue / "pid" / "master.pid")
 
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
-        return [pid for pid in tree(self.master()) if pid != self.master()]
+        """The process ids of its workers, without what they may have forked."""
+        return children(self.master())
 
     def left(self) -> int:
         """How many messages are in its queue."""
