@@ -289,6 +289,7 @@ class Delivery:
             else:
                 self._next()
             return
+        self._recipients().session_over(self._attempt(used))
         if self._route is None:
             self._route = self._new_route()
             if used is not None:
@@ -314,6 +315,10 @@ class Delivery:
         self._agent.spawn(other._travel())
 
     def _finish(self, connection: SmtpConnection | None) -> None:
+        self._recipients().finish(self._attempt(connection))
+
+    def _attempt(self, connection: SmtpConnection | None) -> Attempt:
+        """The facts of the session that ends."""
         request = self._live()
         now = time.time()
         submitted = self._submitted
@@ -321,7 +326,7 @@ class Delivery:
         if connection is not None:
             attempt.relay, attempt.conn_use, attempt.tls = connection.relay, max(connection.uses, 1), connection.tls
             attempt.relayed = connection.relayed
-        self._recipients().finish(attempt)
+        return attempt
 
     # Hosts
 

@@ -22,7 +22,17 @@ EXCUSE: Final = "server unavailable or unable to receive mail"
 class Round:
     """The recipients of one request, by their positions in request.recipients."""
 
-    __slots__ = ("_info", "_results", "_soft_bounce", "complete_session", "left", "request", "site_down", "trouble")
+    __slots__ = (
+        "_earlier",
+        "_info",
+        "_results",
+        "_soft_bounce",
+        "complete_session",
+        "left",
+        "request",
+        "site_down",
+        "trouble",
+    )
 
     def __init__(self, request: DeliveryRequest, soft_bounce: bool, info: Callable[[str], None]) -> None:
         """info logs a line: why a host is passed over."""
@@ -32,6 +42,7 @@ class Round:
         self.site_down: Deferred | None = None
         self.complete_session = False  # a server has been through with its part: the site is not dead
         self._results: list[Result | None] = [None] * len(request.recipients)
+        self._earlier: dict[int, Attempt] = {}
         self._soft_bounce = soft_bounce
         self._info = info
 
@@ -86,8 +97,15 @@ class Round:
             self._settle(position, trouble)
         self.left = []
 
+    def session_over(self, attempt: Attempt) -> None:
+        """Who is left goes to another host: those who are not were answered in this session, and are logged so."""
+        for index, result in zip(self.request.recipients, self._results, strict=True):
+            if result is not None:
+                self._earlier.setdefault(index, attempt)
+
     def finish(self, attempt: Attempt) -> None:
         """Report."""
+        attempt.earlier = self._earlier or None
         missing = Deferred("4.3.0", EXCUSE)
         self.request.finish([result or missing for result in self._results], attempt, self.site_down)
 

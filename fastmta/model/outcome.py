@@ -47,6 +47,7 @@ class Attempt(msgspec.Struct, gc=False):
     relay is "host[addr]:port", "none", "local" ...; conn_use counts the messages of this connection including this one;
     setup and transfer are seconds: delays c (connection set-up) and d (transmission). relayed: the next hop took it and
     does not know DSN (RFC 3461 section 5.2.2), so the success report that a recipient asked for is ours to make.
+    earlier: the facts for those recipients, by their index, that got their result from another host than the last one.
     """
 
     relay: str = "none"
@@ -55,3 +56,4 @@ class Attempt(msgspec.Struct, gc=False):
     transfer: float = 0.0
     tls: str = ""
     relayed: bool = False
+    earlier: dict[int, Attempt] | None = None

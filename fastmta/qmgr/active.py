@@ -256,13 +256,15 @@ class Active:
         envelope = message.envelope
         recipients = envelope.recipients
         many = len(recipients) > 1
-        service = request.service
         write = self._write
+        last, earlier = attempt, attempt.earlier
         for index, result in zip(request.recipients, results, strict=True):
             recipient = recipients[index]
+            if earlier is not None:
+                attempt = earlier.get(index, last)
             kind = type(result)
             write(
-                service,
+                request.service,
                 delivery(
                     envelope.queue_id,
                     recipient.address,

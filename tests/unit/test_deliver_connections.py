@@ -176,6 +176,44 @@ def test_another_host_for_one_message_while_the_next_goes_on() -> None:
     run(whole)
 
 
+def test_each_recipient_is_logged_with_the_host_that_answered_for_it() -> None:
+    async def takes_one_of_three(peer: Peer) -> None:
+        await peer.greet(*PIPE)
+        await peer.expect("MAIL", "250 ok")
+        await peer.expect("RCPT", "250 ok")
+        await peer.expect("RCPT", "450 4.2.1 not now")
+        await peer.expect("RCPT", "550 5.1.1 never")
+        await peer.expect("DATA", "354 go")
+        await peer.content()
+        await peer.say("250 first")
+        await peer.expect("QUIT")
+
+    async def whole(second: Server | None) -> None:
+        first = await Server(takes_one_of_three).start()
+        other = await second.start() if second else await Server(many).start()
+        if second is None:
+            await other.stop()
+        harness = Harness()
+        item = message("a@x.example", "b@x.example", "c@x.example")
+        request = await harness.one(item, f"{first.nexthop},{other.nexthop}")
+        last, earlier = request.attempt, request.attempt.earlier or {}
+        relays = [earlier.get(index, last).relay.rpartition(":")[2] for index in request.recipients]
+        assert relays == [str(first.port), str(other.port) if second else "none", str(first.port)]
+        assert [result.text[:9] for result in request.results] == [
+            "250 first",
+            "250 2.0.0" if second else "connect t",
+            "host 127.",
+        ]
+        harness.close()
+        await first.peers[0].over.wait()
+        await first.stop()
+        if second is not None:
+            await other.stop()
+
+    run(lambda: whole(Server(many)))
+    run(lambda: whole(None))
+
+
 @pytest.mark.parametrize("size", [65000, 70000, 5_000_000])
 @pytest.mark.parametrize("chunks", [1, 50])
 def test_big_content_arrives_whole(size: int, chunks: int) -> None:
