@@ -5,6 +5,7 @@ Recipients named no* are refused for good, later* until `open` is set. With LMTP
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import threading
 import time
@@ -51,6 +52,7 @@ class AiosmtpdHop:
         self.mails: list[Mail] = []
         self._came = threading.Condition()
         self._controller: Any = None
+        self._sessions: list[Any] = []
 
     def start(self) -> None:
         """Returns when the socket answers."""
@@ -64,9 +66,11 @@ class AiosmtpdHop:
             line_length_limit = 1 << 20
 
         def factory(self: Any) -> Any:
-            return Server(
+            server = Server(
                 hop, data_size_limit=64 << 20, enable_SMTPUTF8=True, hostname="aiosmtpd.test", tls_context=tls
             )
+            hop._sessions.append(server)
+            return server
 
         kind: Any = UnixSocketController if self.path else Controller
         where = {"unix_socket": str(self.path)} if self.path else {"hostname": self.address, "port": self.port}
@@ -78,8 +82,23 @@ class AiosmtpdHop:
     def stop(self) -> None:
         """Its connections are closed too."""
         if self._controller is not None:
+            asyncio.run_coroutine_threadsafe(self._hang_up(), self._controller.loop).result(10)
             self._controller.stop()
             self._controller = None
+
+    async def _hang_up(self) -> None:
+        self._controller.server.close()
+        for session in self._sessions:
+            if session.transport is not None:
+                session.transport.abort()
+        while any(session.transport is not None for session in self._sessions):
+            await asyncio.sleep(0)
+        self._sessions.clear()
+        for _ in range(5):  # what the transports still have to do
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self.stop()
 
     def let_all_in(self) -> None:
         self.open = True
@@ -121,8 +140,14 @@ class AiosmtpdHop:
         return found
 
     def stored(self, token: bytes, count: int = 1) -> list[bytes]:
-        """The contents that have a token in them."""
-        return [mail.content for mail in self.wait(lambda mail: token in mail.content, count)]
+        """The contents that have a token in them, a copy for each recipient."""
+
+        def copies() -> list[bytes]:
+            return [mail.content for mail in self.mails if token in mail.content for _ in mail.recipients]
+
+        with self._came:
+            assert self._came.wait_for(lambda: len(copies()) >= count, 30), f"{len(copies())} of {count} x {token!r}"
+            return copies()
 
     def __enter__(self) -> AiosmtpdHop:
         self.start()
