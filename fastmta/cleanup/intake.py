@@ -207,12 +207,12 @@ class Intake:
                 done(b"250 2.0.0 Ok: queued as %b\r\n" % queue_id.encode())
                 self._admit(message)
             else:
+                self._log.warning("cleanup", f"{queue_id}: write queue file: {error}")
                 done(QUEUE_FULL if self._is_full(error) else WRITE_ERROR)
 
         try:
             self._store.append(message, appended)
         except Exception as error:  # a bug of ours, or a queue that is closing: the client shall try again
-            self._log.warning("cleanup", f"{queue_id}: write queue file: {error}")
             appended(error)
 
     def accept_own(

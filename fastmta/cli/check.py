@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING
 from fastmta.access import restrictions
 from fastmta.cli import script
 from fastmta.config import ConfigError, load
+from fastmta.deliver.settings import read_settings
 from fastmta.master.generation import plan
 from fastmta.master.identity import IdentityError
 from fastmta.master.sockets import service_endpoints, smtpd_services
+from fastmta.net.tls import TlsError, client_context, server_context
+from fastmta.qmgr.settings import TransportRules
 from fastmta.smtpd import settings as smtpd_settings
 
 if TYPE_CHECKING:
-    from fastmta.config import Config
+    from fastmta.config import Config, Service
 
 
 def main(directory: Path, arguments: list[str]) -> int:
@@ -72,10 +75,27 @@ def problems(directory: Path, config: Config) -> list[str]:
             smtpd_settings.check(config.for_service(service))
         except ConfigError as error:
             found.append(str(error))
+    for service in config.services:
+        try:
+            _check_transport(service, config)
+        except (ConfigError, TlsError) as error:
+            if str(error) not in found:
+                found.append(str(error))
     queue_directory = config.queue_directory
     if not _can_make(queue_directory):
         found.append(f"no permission to write to {queue_directory}")
     return found
+
+
+def _check_transport(service: Service, config: Config) -> None:
+    """Raise what a worker would end with that reads this service."""
+    own = config.for_service(service)
+    if service.type == "unix":
+        TransportRules.read(config, service)
+        if service.command in ("smtp", "lmtp") and read_settings(own, service.command).tls_level != "none":
+            client_context(own, service.command)
+    elif service.command == "smtpd" and smtpd_settings.tls_level(own) != smtpd_settings.TLS_NONE:
+        server_context(own)
 
 
 def _exposed(path: Path, owners: set[int]) -> list[str]:

@@ -1,7 +1,7 @@
 """The settings of one smtp or lmtp service of master.cf, read once from its Config (with its -o overrides).
 
 Made by deliver/agents.py; everything in deliver/ that speaks SMTP reads it. Names are main.cf's without "smtp_" or
-"lmtp_"; times are in seconds. Raises nothing of its own: Config raises ConfigError for values that cannot be.
+"lmtp_"; times are in seconds. Raises ConfigError for values that cannot be.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from fastmta._ext.smtpclient import (
     STATE_STARTTLS,
     STATE_TLS,
 )
-from fastmta.config import Config
+from fastmta.config import Config, ConfigError
 from fastmta.config.machine import Interface
+from fastmta.deliver.nexthop import numeric_address
 
 EHLO_KEYWORDS = {
     "8bitmime": FEATURE_8BITMIME,
@@ -41,6 +42,8 @@ EHLO_KEYWORDS = {
     "smtputf8": FEATURE_SMTPUTF8,
     "starttls": FEATURE_STARTTLS,
 }
+
+TLS_LEVELS_LATER = frozenset({"dane", "dane-only", "fingerprint", "verify", "secure"})
 
 
 class SmtpSettings(msgspec.Struct, frozen=True):
@@ -131,12 +134,41 @@ class SmtpSettings(msgspec.Struct, frozen=True):
 
 def security_level(cfg: Config, prefix: str) -> str:
     """smtp_tls_security_level; empty: what the older smtp_use_tls and smtp_enforce_tls say."""
-    level = cfg.get_str(f"{prefix}_tls_security_level").lower()
+    parameter = f"{prefix}_tls_security_level"
+    level = cfg.get_str(parameter).lower()
+    if level in TLS_LEVELS_LATER:
+        raise ConfigError(*cfg.where(parameter), parameter, f"{parameter} = {level} is not supported yet")
     if level:
-        return level
+        return _one_of(cfg, parameter, ("none", "may", "encrypt"))
     if cfg.get_bool(f"{prefix}_enforce_tls"):
         return "encrypt"
     return "may" if cfg.get_bool(f"{prefix}_use_tls") else "none"
+
+
+def _one_of(cfg: Config, parameter: str, known: Sequence[str]) -> str:
+    """A word, in lower case."""
+    word = cfg.get_str(parameter).lower()
+    if word not in known:
+        raise ConfigError(*cfg.where(parameter), parameter, f"bad parameter value: {parameter} = {word}")
+    return word
+
+
+def _own_address(cfg: Config, parameter: str, family: int) -> str:
+    """An address to send from, without brackets; "" where none is set."""
+    text = cfg.get_str(parameter).removeprefix("[").removesuffix("]")
+    found = numeric_address(text)
+    if text and (found is None or found[0] != family):
+        raise ConfigError(*cfg.where(parameter), parameter, f"bad {parameter} parameter: {text}")
+    return text
+
+
+def _lookups(cfg: Config, parameter: str) -> tuple[str, ...]:
+    """The ways to find a host."""
+    words = tuple(word.lower() for word in cfg.get_list(parameter)) or ("dns",)
+    wrong = [word for word in words if word not in ("dns", "native")]
+    if wrong:
+        raise ConfigError(*cfg.where(parameter), parameter, f'unknown {parameter} value: "{wrong[0]}"')
+    return words
 
 
 def only_address(interfaces: Sequence[Interface], family: int) -> str:
@@ -155,8 +187,8 @@ def read_settings(cfg: Config, command: str) -> SmtpSettings:
     discard = cfg.get_list(f"{p}_discard_{'lhlo' if lmtp else 'ehlo'}_keywords")
     families = tuple(int(family) for family in cfg.families())
     interfaces = cfg.own_interfaces()
-    support = cfg.get_str(f"{p}_dns_support_level").lower()
-    preference = cfg.get_str(f"{p}_address_preference").lower()
+    support = _one_of(cfg, f"{p}_dns_support_level", ("", "disabled", "enabled", "dnssec"))
+    preference = _one_of(cfg, f"{p}_address_preference", ("any", "ipv4", "ipv6"))
     return SmtpSettings(
         lmtp=lmtp,
         ident=f"{cfg.get_str('syslog_name')}/{command}",
@@ -166,8 +198,10 @@ def read_settings(cfg: Config, command: str) -> SmtpSettings:
         relayhost=cfg.get_str("relayhost"),
         fallback_relay=cfg.get_list(f"{p}_fallback_relay"),
         best_mx_transport="" if lmtp else cfg.get_str("best_mx_transport"),
-        bind_address=cfg.get_str(f"{p}_bind_address") or only_address(interfaces, socket.AF_INET),
-        bind_address6=cfg.get_str(f"{p}_bind_address6") or only_address(interfaces, socket.AF_INET6),
+        bind_address=_own_address(cfg, f"{p}_bind_address", socket.AF_INET)
+        or only_address(interfaces, socket.AF_INET),
+        bind_address6=_own_address(cfg, f"{p}_bind_address6", socket.AF_INET6)
+        or only_address(interfaces, socket.AF_INET6),
         bind_address_enforce=cfg.get_bool(f"{p}_bind_address_enforce"),
         families=families,
         address_preference=preference if len(families) > 1 else "any",
@@ -175,7 +209,7 @@ def read_settings(cfg: Config, command: str) -> SmtpSettings:
         randomize_addresses=cfg.get_bool(f"{p}_randomize_addresses"),
         mx_address_limit=cfg.get_int(f"{p}_mx_address_limit"),
         mx_session_limit=cfg.get_int(f"{p}_mx_session_limit"),
-        host_lookup=tuple(how.lower() for how in cfg.get_list(f"{p}_host_lookup")) or ("dns",),
+        host_lookup=_lookups(cfg, f"{p}_host_lookup"),
         dns_enabled=support != "disabled" and not (support == "" and cfg.get_bool("disable_dns_lookups")),
         defer_if_no_mx_address_found=cfg.get_bool(f"{p}_defer_if_no_mx_address_found"),
         cname_overrides_servername=cfg.get_bool(f"{p}_cname_overrides_servername"),

@@ -15,7 +15,7 @@ import msgspec
 
 from fastmta.config import ConfigError
 from fastmta.master import identity
-from fastmta.master.identity import Identity
+from fastmta.master.identity import Identity, IdentityError
 from fastmta.master.journal import log_settings
 from fastmta.master.sockets import Bound, smtpd_services
 from fastmta.observe.log import LogSettings
@@ -57,10 +57,16 @@ def plan(number: int, config: Config, directory: Path) -> Generation:
     shards = config.get_int("fastmta_queue_shards")
     if workers > shards:
         text = f"{workers} workers need as many shards, and fastmta_queue_shards = {shards}"
-        raise ConfigError("", 0, "fastmta_workers", text)
+        raise ConfigError(*config.where("fastmta_workers"), "fastmta_workers", text)
     if not smtpd_services(config):
         raise ConfigError(str(directory / "master.cf"), 0, "", "no inet service runs smtpd")
-    owner = identity.find(config.get_str("mail_owner"))
+    try:
+        owner = identity.find(config.get_str("mail_owner"))
+    except IdentityError as error:
+        raise ConfigError(*config.where("mail_owner"), "mail_owner", str(error)) from None
+    if not config.queue_directory.is_absolute():
+        text = f"not an absolute pathname: {config.queue_directory}"
+        raise ConfigError(*config.where("queue_directory"), "queue_directory", text)
     return Generation(
         number=number,
         config=config,
@@ -83,4 +89,4 @@ def worker_count(config: Config) -> int:
         return min(len(os.sched_getaffinity(0)), config.get_int("fastmta_queue_shards"))
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    raise ConfigError("", 0, "fastmta_workers", f"neither auto nor a number above zero: {text}")
+    raise ConfigError(*config.where("fastmta_workers"), "fastmta_workers", f"neither auto nor a number above zero: {text}")

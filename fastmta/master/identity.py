@@ -62,9 +62,9 @@ def find(mail_owner: str) -> Identity:
     try:
         entry = pwd.getpwnam(mail_owner)
     except KeyError:
-        raise IdentityError(f"parameter mail_owner: unknown user name value: {mail_owner}") from None
+        raise IdentityError(f"mail_owner: unknown user name value: {mail_owner}") from None
     if entry.pw_uid == 0:
-        raise IdentityError(f"parameter mail_owner: user {mail_owner} has privileged user ID: 0")
+        raise IdentityError(f"mail_owner: user {mail_owner} has privileged user ID: 0")
     return Identity(entry.pw_uid, entry.pw_gid, entry.pw_name, change=True)
 
 

@@ -30,7 +30,7 @@ def log_settings(config: Config, identity: Identity) -> LogSettings:
     try:
         check(settings)
     except LogConfigError as error:
-        raise ConfigError("", 0, error.parameter, str(error)) from None
+        raise ConfigError(*config.where(error.parameter), error.parameter, str(error)) from None
     return settings
 
 

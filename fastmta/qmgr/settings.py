@@ -1,7 +1,7 @@
 """The queue manager's parameters, read once at load into frozen structs; nothing asks Config later.
 
 `QmgrSettings.read(cfg)` and `TransportRules.read(cfg, service)` are called by master/worker.py; active.py and
-ext/sched.pyx use them. A feedback value that makes no sense raises ValueError with the words of Postfix. Reference:
+ext/sched.pyx use them. A feedback value that makes no sense raises ConfigError with the words of Postfix. Reference:
 qmgr(8), postconf(5).
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+from fastmta.config import ConfigError
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Service
@@ -79,7 +81,11 @@ class TransportRules(msgspec.Struct, frozen=True):
 
         def feedback(sign: str) -> Feedback:
             suffix = f"destination_concurrency_{sign}_feedback"
-            return Feedback.parse(f"{name}_{suffix}", cfg.transport_str(name, suffix))
+            parameter = next((p for p in (f"{name}_{suffix}", f"default_{suffix}") if cfg.is_set(p)), f"{name}_{suffix}")
+            try:
+                return Feedback.parse(parameter, cfg.transport_str(name, suffix))
+            except ValueError as error:
+                raise ConfigError(*cfg.where(parameter), parameter, str(error)) from None
 
         return cls(
             name=name,

@@ -14,7 +14,6 @@ from fastmta.model.message import Message
 from fastmta.queue.chores import Chore
 from fastmta.queue.index import Index, Meta, due_key
 from fastmta.queue.model import Entry, State
-from fastmta.queue.segments import Segments
 
 STEP: Final = 64
 
@@ -29,7 +28,7 @@ class Behind:
     of a message that nobody holds among those written, for the owner to take and reset.
     """
 
-    def __init__(self, segments: Segments, boot_id: str) -> None:
+    def __init__(self, boot_id: str) -> None:
         """Nothing is known yet."""
         self.fresh: dict[str, Message] = {}
         self.loaded: dict[str, Message] = {}
@@ -42,7 +41,6 @@ class Behind:
         self._gone: dict[str, None] = {}
         self._candidates: list[str] = []
         self._candidates_position = (0, 0)
-        self._segments = segments
         self._boot_id = boot_id
 
     def note_state(self, message: Message, segment: int, state: State | None, sequence: int) -> None:
@@ -94,7 +92,9 @@ class Behind:
         """The index was lost: everything durable comes into the new one from the log."""
         self.loaded.update(item for item in self.fresh.items() if item[0] not in self.parked)
         self.fresh.clear()
-        self.parked = {queue_id: item for queue_id, item in self.parked.items() if queue_id not in self._changed}
+        self.parked = {
+            queue_id: item for queue_id, item in self.parked.items() if not self._is_durable(queue_id, item[1])
+        }
         self.removing.difference_update(self._gone)
         self._changed.clear()
         self._gone.clear()
@@ -102,59 +102,60 @@ class Behind:
         self._candidates_position = (0, 0)
         self.covered = (0, 0)
 
+    def _is_durable(self, queue_id: str, sequence: int) -> bool:
+        """Whether the state that went with that batch, or a later one, is durable."""
+        change = self._changed.get(queue_id)
+        return change is not None and change[3] >= sequence
+
     def _write(self, index: Index, candidates: list[str]) -> Chore:
+        """Nothing leaves the memory before the transaction that takes it in has succeeded: the disk may be full."""
         for start in range(0, len(candidates), STEP):
+            batch = [self.fresh[queue_id] for queue_id in candidates[start : start + STEP] if queue_id in self.fresh]
             with index:
-                for queue_id in candidates[start : start + STEP]:
-                    message = self.fresh.pop(queue_id, None)
-                    if message is None:
-                        continue
-                    if queue_id not in self.parked:
-                        self.loaded[queue_id] = message
+                for message in batch:
                     place = message.place
                     assert place is not None
-                    self._put(index, Entry(place.segment, place.offset, place.length, place.segment, message.envelope))
+                    entry = Entry(place.segment, place.offset, place.length, place.segment, message.envelope)
+                    self._put(index, entry, message.queue_id not in self.parked)
+            for message in batch:
+                queue_id = message.queue_id
+                del self.fresh[queue_id]
+                if queue_id not in self.parked:
+                    self.loaded[queue_id] = message
             yield None
         changed = list(self._changed)
         for start in range(0, len(changed), STEP):
+            # In fresh: it was not a candidate yet.
+            changes = [
+                (queue_id, self._changed[queue_id])
+                for queue_id in changed[start : start + STEP]
+                if queue_id in self._changed and queue_id not in self.fresh
+            ]
             with index:
-                for queue_id in changed[start : start + STEP]:
-                    change = self._changed.get(queue_id)
-                    if change is None or queue_id in self.fresh:  # fresh: it was not a candidate yet
-                        continue
-                    del self._changed[queue_id]
-                    message, segment, state, sequence = change
+                for queue_id, (message, segment, state, _) in changes:
                     place = message.place
                     if queue_id not in self.removing and place is not None:
-                        self._put(
-                            index, Entry(place.segment, place.offset, place.length, segment, message.envelope, state)
-                        )
-                    parked = self.parked.get(queue_id)
-                    if parked is not None and parked[1] == sequence:
-                        del self.parked[queue_id]
+                        entry = Entry(place.segment, place.offset, place.length, segment, message.envelope, state)
+                        self._put(index, entry, queue_id in self.loaded)
+            for queue_id, (_, _, _, sequence) in changes:
+                del self._changed[queue_id]
+                parked = self.parked.get(queue_id)
+                if parked is not None and parked[1] == sequence:
+                    del self.parked[queue_id]
             yield None
         gone = list(self._gone)
         for start in range(0, len(gone), STEP):
+            step = gone[start : start + STEP]
             with index:
-                for queue_id in gone[start : start + STEP]:
-                    former = index.delete(queue_id)
-                    self.removing.discard(queue_id)
-                    self._gone.pop(queue_id, None)
-                    if former is not None and former.state_segment != former.segment:
-                        self._count_state(former.state_segment, -1)
+                for queue_id in step:
+                    index.delete(queue_id)
+            self.removing.difference_update(step)
+            for queue_id in step:
+                self._gone.pop(queue_id, None)
             yield None
 
-    def _put(self, index: Index, entry: Entry) -> None:
-        former = index.put(entry)
-        if former is not None and former.state_segment != former.segment:
-            self._count_state(former.state_segment, -1)
-        if entry.state_segment != entry.segment:
-            self._count_state(entry.state_segment, 1)
+    def _put(self, index: Index, entry: Entry, held: bool) -> None:
+        index.put(entry)
         row = due_key(entry.state)
-        if row and entry.envelope.queue_id not in self.loaded and (self.lowest_due is None or row < self.lowest_due):
+        if row and not held and (self.lowest_due is None or row < self.lowest_due):
             self.lowest_due = row
-
-    def _count_state(self, segment: int, by: int) -> None:
-        known = self._segments.get(segment)
-        if known is not None:
-            known.states += by

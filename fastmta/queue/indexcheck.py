@@ -20,11 +20,11 @@ from fastmta.queue.index import Index, IndexDamaged
 class Verdict(msgspec.Struct):
     """problem: what is wrong, "" for nothing.
 
-    segments: number -> messages, their bytes, outcomes of messages elsewhere.
+    segments: number -> messages, their bytes.
     """
 
     problem: str = ""
-    segments: dict[int, tuple[int, int, int]] = {}
+    segments: dict[int, tuple[int, int]] = {}
 
 
 def check(directory: Path) -> Verdict:
@@ -37,18 +37,17 @@ def check(directory: Path) -> Verdict:
         total = elsewhere = 0
         for head in index.heads():
             total += 1
-            home = counts.setdefault(head.segment, [0, 0, 0])
+            home = counts.setdefault(head.segment, [0, 0])
             home[0] += 1
             home[1] += head.length
             if head.state_segment != head.segment:
                 elsewhere += 1
-                counts.setdefault(head.state_segment, [0, 0, 0])[2] += 1
         due, places = index.walk_rows()
     except (lmdb.Error, IndexDamaged, OSError, msgspec.DecodeError) as error:
         return Verdict(f"{type(error).__name__}: {error}")
     if due > total or places != total + elsewhere:
         return Verdict("its tables do not fit together")
-    return Verdict("", {number: (a, b, c) for number, (a, b, c) in counts.items()})
+    return Verdict("", {number: (live, live_bytes) for number, (live, live_bytes) in counts.items()})
 
 
 def report(directory: Path, pipe: int) -> NoReturn:

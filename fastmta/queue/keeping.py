@@ -64,7 +64,7 @@ class Keeping:
         self.index: Index | None = None
         self.segments = Segments(number, directory / "log", directory.parent / "corrupt", notify)
         self._boot_id = boot_id()
-        self.behind = Behind(self.segments, self._boot_id)
+        self.behind = Behind(self._boot_id)
         self.giving = Giving(self.behind, number)
         self.reclaim = Reclaim(self)
         self.recovery: Recovery | None = None
@@ -72,6 +72,7 @@ class Keeping:
         self._loop = loop
         self._chores = Chores(loop)
         self.closed = False
+        self._rebuilding = False  # an index is about to be made from what is durable by then
         self._kick_pending = False
         self._collected = 0
         self._put_back = False
@@ -173,7 +174,7 @@ class Keeping:
         message.place = None
         if behind.parked:
             behind.parked.pop(queue_id, None)
-        if behind.fresh.pop(queue_id, None) is None:
+        if behind.fresh.pop(queue_id, None) is None or self._rebuilding:
             behind.loaded.pop(queue_id, None)
             behind.removing.add(queue_id)
             if queue_id in self.reclaim.moving:

@@ -64,7 +64,7 @@ class Recovery:
 
     def run(self, trust_index: bool, count: bool) -> Chore:
         """Recover. count: the segments' live counters are to be found too (at the start; later they are known)."""
-        old = [number for number in sorted(self._segments) if number <= self._limit[0]]
+        old = [number for number in sorted(self._segments) if (number, 0) < self._limit]
         verdict: Verdict | None = None
         if old and trust_index and (self._directory / "data.mdb").exists():
             verdict = yield from self._verdict()
@@ -74,23 +74,19 @@ class Recovery:
         if start == (0, 0):
             self._wipe()
         if start != (0, 0) and verdict is not None and count:
-            for number, (live, live_bytes, states) in verdict.segments.items():
+            for number, (live, live_bytes) in verdict.segments.items():
                 segment = self._segments.get(number)
                 if segment is not None:
-                    segment.live, segment.live_bytes, segment.states = live, live_bytes, states
-        else:
-            for segment in self._segments.values():
-                segment.states = 0
+                    segment.live, segment.live_bytes = live, live_bytes
         try:
             yield from self._replay(old, start, count)
         except (IndexDamaged, lmdb.Error) as error:
             self._notify(f"queue shard {self._segments.shard}: index damaged ({error}): making it anew")
             self._wipe()
             self._overlay.clear()
-            for number in old:
-                segment = self._segments[number]
-                segment.states = 0
-                if count:
+            if count:
+                for number in old:
+                    segment = self._segments[number]
                     segment.live = segment.live_bytes = 0
             yield from self._replay(old, (0, 0), count)
         self._behind.covered = self._limit
@@ -170,8 +166,12 @@ class Recovery:
             if number < start[0]:
                 continue
             yield from self._replay_segment(number, start[1] if number == start[0] else FIRST_RECORD, old[-1], count)
-            self._flush((number, self._segments[number].size), count)
+            self._flush((number, self._end(number)), count)
         self._flush(self._limit, count)
+
+    def _end(self, number: int) -> int:
+        """How far a segment is read: what came since this recovery began is not its business."""
+        return self._limit[1] if number == self._limit[0] else self._segments[number].size
 
     def _replay_segment(self, number: int, offset: int, newest: int, count: bool) -> Chore:
         """Read one segment.
@@ -179,12 +179,12 @@ class Recovery:
         A batch counts as durable when a later one follows; of the last one each record is verified.
         """
         segments = self._segments
-        size = segments[number].size
+        size = self._end(number)
         newest_now = number == newest and count
         if size < FIRST_RECORD:
             return
         self._check_header(number, newest_now)
-        scanner = segments.scanner(number, max(offset, FIRST_RECORD))
+        scanner = segments.scanner(number, max(offset, FIRST_RECORD), size)
         durable = 0
         batch: list[Record] = []
         damaged: list[tuple[int, int]] = []
@@ -266,16 +266,10 @@ class Recovery:
         with index:
             for queue_id, entry in self._overlay.items():
                 former = index.delete(queue_id) if entry is None else index.put(entry)
-                if former is not None:
-                    if count:
-                        segments.count_out(former.segment, former.length)
-                    if former.state_segment != former.segment and former.state_segment in segments:
-                        segments[former.state_segment].states -= 1
-                if entry is not None:
-                    if count:
-                        segments.count_in(entry.segment, entry.length)
-                    if entry.state_segment != entry.segment and entry.state_segment in segments:
-                        segments[entry.state_segment].states += 1
+                if count and former is not None:
+                    segments.count_out(former.segment, former.length)
+                if count and entry is not None:
+                    segments.count_in(entry.segment, entry.length)
             index.set_meta(Meta(VERSION, self._boot_id, *position))
         self._overlay.clear()
         index.trim(20000)

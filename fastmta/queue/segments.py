@@ -26,7 +26,7 @@ class Segment:
     when that is not known (written before the start).
     """
 
-    __slots__ = ("live", "live_bytes", "number", "size", "states", "tombs")
+    __slots__ = ("live", "live_bytes", "number", "size", "tombs")
 
     def __init__(self, number: int, size: int, tombs: dict[int, int] | None) -> None:
         """Nothing in it is alive yet."""
@@ -34,7 +34,6 @@ class Segment:
         self.size = size
         self.live = 0
         self.live_bytes = 0
-        self.states = 0
         self.tombs = tombs
 
 
@@ -103,12 +102,12 @@ class Segments(dict[int, Segment]):
         """(kind, meta, content) of a record."""
         return read_record(self.file(place.segment), place.offset, place.length, with_content)
 
-    def scanner(self, number: int, start: int = FIRST_RECORD) -> Scanner:
-        """Walk a segment; the header's salt when that is whole."""
+    def scanner(self, number: int, start: int = FIRST_RECORD, end: int | None = None) -> Scanner:
+        """Walk a segment, to its end if no other is given; the header's salt when that is whole."""
         fd = self.file(number)
         header = parse_segment_header(os.pread(fd, FIRST_RECORD, 0))
         salt = header[2] if header is not None else 0
-        return Scanner(fd, self[number].size, start, salt)
+        return Scanner(fd, self[number].size if end is None else end, start, salt)
 
     def set_aside(self, number: int, offset: int, length: int, why: str) -> None:
         """Copy a damaged stretch to the folder "corrupt" and report it."""
@@ -142,11 +141,15 @@ class Segments(dict[int, Segment]):
             target=self._unlink, args=(number, trouble), name="unlink", daemon=True
         )
         thread.start()
-        while thread.is_alive():
-            yield None
+        try:
+            while thread.is_alive():
+                yield None
+        finally:  # who gives up waiting must know all the same what is there
+            thread.join()
+            if not trouble:
+                self.forget(number)
         if trouble:
             raise trouble[0]
-        self.forget(number)
 
     def _unlink(self, number: int, trouble: list[OSError]) -> None:
         try:

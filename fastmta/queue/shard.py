@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import lmdb
+
 from fastmta._ext.commit import CommitThread
 from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.queue.chores import Chore, Loop
@@ -30,6 +32,7 @@ from fastmta.queue.recover import Recovery
 from fastmta.queue.settings import QueueSettings
 
 ROUNDS: Final = 8
+DAMAGED: Final = (IndexDamaged, lmdb.Error)
 
 
 class Shard(Keeping):
@@ -57,6 +60,14 @@ class Shard(Keeping):
             os.close(self._lock)
             self._lock = -1
             raise QueueLocked(f"{self.directory} is in use") from error
+        try:
+            self._open()
+        except BaseException:
+            os.close(self._lock)  # another one, or another time, may have more luck
+            self._lock = -1
+            raise
+
+    def _open(self) -> None:
         self.segments.load()
         newest = max(self.segments, default=0)
         self.serials = Serials(
@@ -73,7 +84,7 @@ class Shard(Keeping):
         )
         self.behind.position = (newest + 1, 0)
         self._loop.add_reader(self.log.fileno(), self._completed)
-        self._recover(trust_index=True, count=True)
+        self._chores.add(self._recover(self._new_recovery(), trust_index=True, count=True))
 
     def close(self) -> None:
         """Make everything durable, bring the index up to date, unlock. What is in memory stays in the queue."""
@@ -111,29 +122,40 @@ class Shard(Keeping):
     @property
     def recovering(self) -> bool:
         """Whether what was there at the start is still being found; until then due() gives nothing."""
-        return self.recovery is not None
+        return self.recovery is not None or self._rebuilding
 
-    def _recover(self, trust_index: bool, count: bool) -> None:
+    def _new_recovery(self) -> Recovery:
         self.recovery = Recovery(
             self.directory / "index", self.segments, self.settings, self.behind, self._boot_id, self.notify
         )
-        self._chores.add(self._recovering(self.recovery, trust_index, count))
+        return self.recovery
 
-    def _recovering(self, recovery: Recovery, trust_index: bool, count: bool) -> Chore:
+    def _recover(self, recovery: Recovery, trust_index: bool, count: bool) -> Chore:
         yield from recovery.run(trust_index, count)
         self.index = recovery.index
         self.recovery = None
         self.giving.restart()
 
-    def _index_lost(self, error: Exception) -> None:
-        """The index turned out to be damaged: make it anew."""
+    def _index_failed(self, error: Exception, index: Index | None) -> None:
+        """The index could not be written, which is for another time, or is damaged: then make it anew."""
+        if index is None or index is not self.index:
+            return  # it is being made anew
+        if isinstance(error, lmdb.DiskError | lmdb.MapFullError):
+            self.notify(f"queue shard {self.number}: cannot write the index: {error}")
+            return
         self.notify(f"queue shard {self.number}: index damaged ({error}): rebuilding it from the log")
-        if self.index is not None:
-            self.index.close()
-            self.index = None
+        index.close()
+        self.index = None
         self._chores.clear()
+        self._rebuilding = True
+        self._chores.add(self._rebuild())
+
+    def _rebuild(self) -> Chore:
+        # What is under way comes first: moves, and the tombstones of messages that were never in the index.
+        yield self.hurry()
+        self._rebuilding = False
         self.behind.restart()
-        self._recover(trust_index=False, count=False)
+        yield from self._recover(self._new_recovery(), trust_index=False, count=False)
 
     # Giving out: see giving.py
 
@@ -143,13 +165,17 @@ class Shard(Keeping):
             return []
         try:
             return self.giving.due(self.index, now, limit)
-        except IndexDamaged as error:
-            self._index_lost(error)
+        except DAMAGED as error:
+            self._index_failed(error, self.index)
             return []
 
     def next_due(self) -> float | None:
         """When due() has something again, Unix time; None when nothing waits."""
-        return self.giving.next_due(self.index)
+        try:
+            return self.giving.next_due(self.index)
+        except DAMAGED as error:
+            self._index_failed(error, self.index)
+            return None
 
     def flush(self) -> None:
         """Begin a walk over all that is in the queue now."""
@@ -161,16 +187,16 @@ class Shard(Keeping):
             return [] if self.recovering else None
         try:
             return self.giving.flushed(self.index, limit)
-        except IndexDamaged as error:
-            self._index_lost(error)
+        except DAMAGED as error:
+            self._index_failed(error, self.index)
             return None
 
     def find(self, queue_id: str) -> Message | None:
         """The message of that queue id, as it is now; the caller does not hold it by that."""
         try:
             return self.giving.find(self.index, queue_id)
-        except IndexDamaged as error:
-            self._index_lost(error)
+        except DAMAGED as error:
+            self._index_failed(error, self.index)
             return None
 
     def take(self, queue_id: str) -> Message | None:
@@ -253,25 +279,33 @@ class Shard(Keeping):
             self._chores.add(self._cycle(self.index))
 
     def sync_index(self) -> None:
-        """All state so far becomes visible to readers of the index; waits for one sync of the log."""
+        """All state so far becomes visible to readers of the index; waits for one sync of the log.
+
+        On a full disk what can not be written is not visible.
+        """
         if self.index is None:
             return
-        while self._collected < (last := self.hurry()):
+        for _ in range(ROUNDS):
+            if self._collected >= (last := self.hurry()):
+                break
             self._wait(last)
-        if not self._chores.busy:
-            self.behind.everything(self.index, clean=False)
+        if self.unsettled:
             return
         self._chores.finish(self._wait)
-        if self.index is not None:
-            self.behind.everything(self.index, clean=False)
+        index = self.index
+        if index is not None:
+            try:
+                self.behind.everything(index, clean=False)
+            except DAMAGED as error:
+                self._index_failed(error, index)
 
     def _cycle(self, index: Index) -> Chore:
         try:
             yield from self.behind.cycle(index, self.hurry)
             if self.reclaim.due():
                 yield from self.reclaim.run(index)
-        except IndexDamaged as error:
-            self._loop.call_soon(self._index_lost, error)
+            index.trim(5000)
+        except DAMAGED as error:
+            self._loop.call_soon(self._index_failed, error, index)
         except OSError as error:
             self.notify(f"queue shard {self.number}: cannot reclaim space: {error}")
-        index.trim(5000)

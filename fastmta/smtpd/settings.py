@@ -188,8 +188,8 @@ def read(
         client_port_logging=cfg.get_bool("smtpd_client_port_logging"),
         bare_newline=mode,
         bare_newline_reject_code=cfg.get_int("smtpd_forbid_bare_newline_reject_code"),
+        mynetworks=for_parameter(cfg, "mynetworks"),  # first: others are $mynetworks
         bare_newline_exclusions=for_parameter(cfg, "smtpd_forbid_bare_newline_exclusions"),
-        mynetworks=for_parameter(cfg, "mynetworks"),
         limit_exceptions=for_parameter(cfg, "smtpd_client_event_limit_exceptions"),
         connection_count_limit=cfg.get_int("smtpd_client_connection_count_limit"),
         connection_rate_limit=cfg.get_int("smtpd_client_connection_rate_limit"),

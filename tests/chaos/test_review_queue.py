@@ -1,0 +1,149 @@
+"""The index fails while the queue is at work, the disk is full, a part of an opening fails: nothing is lost or sent twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from fastmta._ext import commit
+from fastmta.model.message import Message
+from fastmta.model.outcome import Deferred
+from fastmta.queue import ids
+from fastmta.queue.index import Index, IndexDamaged
+from fastmta.queue.shard import Shard
+from tests.queue_kit import SMALL, Keeper, content_of
+
+LATER = Deferred("4.4.1", "connect to mx: Connection refused")
+
+
+def defer(keeper: Keeper, message: Message) -> None:
+    message.attempts += 1
+    message.deferred = {0: LATER}
+    message.next_attempt = message.envelope.arrival + 300
+    keeper.shard.park(message)
+
+
+@pytest.mark.parametrize("failing", range(6))
+def test_a_failed_index_write_loses_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    keeper = Keeper(tmp_path / "q")
+    kept = keeper.keep(10)
+    expected = {message.queue_id: content_of(message) for message in kept}
+    for message in kept[:5]:
+        defer(keeper, message)
+    keeper.settle()
+    original = Index.__exit__
+    count = 0
+
+    def full(index: Index, kind: object, error: object, trace: object) -> None:
+        nonlocal count
+        count += 1
+        if count - 1 == failing:
+            original(index, lmdb.DiskError, None, None)
+            raise lmdb.DiskError("No space left on device")
+        original(index, kind, error, trace)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Index, "__exit__", full)
+    keeper.tick(4)
+    for message in kept[5:]:
+        defer(keeper, message)
+    keeper.tick(4)
+    monkeypatch.undo()
+    assert keeper.waiting() == expected
+    keeper.crash(tmp_path / "after")
+    keeper.close()
+    again = Keeper(tmp_path / "after")
+    assert again.waiting() == expected
+    again.close()
+
+
+def test_a_listing_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q")
+    messages = keeper.keep(3)
+    keeper.tick()
+    keeper.shard.log.inject(commit.WRITE, errno.ENOSPC, times=0)
+    for message in messages:
+        defer(keeper, message)
+    rescue = threading.Timer(5.0, lambda: keeper.shard.log.inject(commit.WRITE, 0, times=-1))
+    rescue.start()
+    keeper.shard.sync_index()
+    in_time = rescue.is_alive()
+    rescue.cancel()
+    rescue.join()
+    keeper.shard.log.inject(commit.WRITE, 0, times=-1)
+    assert in_time
+    keeper.settle()
+    assert len(keeper.waiting()) == 3
+    keeper.close()
+
+
+def test_what_is_removed_while_the_index_is_rebuilt_stays_removed(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q", SMALL)
+    old = keeper.keep(300, size=50)
+    for message in old:
+        defer(keeper, message)
+    keeper.tick(3)
+    fast = keeper.keep(5)
+    for message in fast:  # not durable yet when the index is lost
+        keeper.shard.remove(message)
+    keeper.shard._index_failed(IndexDamaged("for a test"), keeper.shard.index)
+    during = keeper.keep(5)
+    keeper.until(lambda: not keeper.shard.recovering)
+    for message in during:
+        keeper.shard.remove(message)
+    keeper.settle()
+    assert keeper.waiting().keys() == {message.queue_id for message in old}
+    keeper.close()
+
+
+def test_the_index_lost_twice_is_rebuilt_once(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q")
+    messages = keeper.keep(20)
+    for message in messages:
+        defer(keeper, message)
+    keeper.tick(2)
+    keeper.shard._index_failed(IndexDamaged("for a test"), keeper.shard.index)
+    keeper.shard._index_failed(IndexDamaged("for a test"), keeper.shard.index)
+    keeper.until(lambda: not keeper.shard.recovering)
+    assert len(keeper.waiting()) == 20
+    assert len(keeper.warnings) == 1
+    keeper.close()
+
+
+def test_an_index_that_lmdb_calls_damaged_is_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper(tmp_path / "q")
+    messages = keeper.keep(20)
+    for message in messages:
+        defer(keeper, message)
+    keeper.tick(3)
+
+    def damaged(*_: object) -> None:
+        raise lmdb.CorruptedError("mdb_cursor_get: MDB_CORRUPTED")
+
+    monkeypatch.setattr(Index, "due", damaged)
+    assert keeper.shard.due(2e9, 10) == []
+    monkeypatch.undo()
+    keeper.until(lambda: not keeper.shard.recovering)
+    assert len(keeper.shard.due(messages[0].envelope.arrival + 1000, 100)) == 20
+    keeper.close()
+
+
+def test_a_shard_that_could_not_be_opened_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = Keeper(tmp_path / "q")
+    keeper.keep(1)
+    keeper.close()
+
+    def too_many(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(ids.Serials, "__init__", too_many)
+    with pytest.raises(OSError, match="Too many"):
+        Keeper(tmp_path / "q")
+    monkeypatch.undo()
+    again = Keeper(tmp_path / "q")
+    assert len(again.waiting()) == 1
+    again.close()
