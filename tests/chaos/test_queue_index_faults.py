@@ -1,4 +1,4 @@
-"""The index fails while the queue is at work, the disk is full, a part of an opening fails: nothing is lost or sent twice."""
+"""The index fails while the queue is at work, the disk is full, an opening fails: nothing is lost or sent twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from fastmta.model.message import Message
 from fastmta.model.outcome import Deferred
 from fastmta.queue import ids
 from fastmta.queue.index import Index, IndexDamaged
-from fastmta.queue.shard import Shard
 from tests.queue_kit import SMALL, Keeper, content_of
 
 LATER = Deferred("4.4.1", "connect to mx: Connection refused")
