@@ -1,7 +1,7 @@
 """The commit thread: takes records from the event loop, makes them durable in groups, and says so through an eventfd.
 
-Used by fastmta/queue/shard.py, one per open shard. The loop calls message(), record(), remove(), then kick() at the end of its
-turn; when the eventfd is readable it calls collect(). The thread itself is C (commitlog.h) and never takes the GIL: it
+Used by fastmta/queue/shard.py, one per open shard. The loop calls message(), record(), remove(), then kick() at the end
+of its turn; when the eventfd is readable it calls collect(). The thread itself is C (commitlog.h) and never takes the GIL: it
 holds pointers into bytes objects that this class keeps alive until collect(). A write or sync that fails is reported by
 collect(), never raised; see commitlog.h for what happens then, records.pyx for what a record is.
 """
@@ -233,7 +233,7 @@ cdef class CommitThread:
         return self.log.event_fd
 
     def message(self, int kind, bytes meta not None, list content not None, object token):
-        """Hand in a record with content; returns its batch's sequence number. Its fate is told by collect() with token."""
+        """Hand in a record with content; returns its batch's number. Its fate is told by collect() with token."""
         cdef commit_log *log = self.log
         cdef commit_entry *e
         cdef commit_part *part

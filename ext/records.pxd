@@ -20,5 +20,5 @@ cdef extern from "record_format.h" nogil:
     void record_begin(uint8_t *p, uint8_t kind, uint32_t meta, uint64_t content)
     uint32_t record_crc(const uint8_t *p, uint64_t offset)
     void record_finish(uint8_t *p, uint64_t salt, uint64_t base, uint64_t offset, uint32_t content_crc)
-    void segment_header(uint8_t *p, uint32_t shard, uint64_t number, uint64_t salt, uint64_t made, uint64_t previous_end)
+    void segment_header(uint8_t *p, uint32_t shard, uint64_t number, uint64_t salt, uint64_t made, uint64_t last_end)
     int segment_header_valid(const uint8_t *p)

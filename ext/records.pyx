@@ -20,7 +20,7 @@ are in fastmta/queue/model.py.
                drops the segment that holds it writes it anew first.
 
 A tombstone and an outcome name the home because a message can be moved: they say nothing about copies elsewhere. Each
-frame carries the segment's random salt, so that no content, however made, reads as a record, and the `base` of its batch:
+frame carries the segment's random salt, so that no content, however made, reads as one, and the `base` of its batch:
 what lies before that offset was durable when the record was written. So damage before the base of a later record is
 damage; damage after it is the torn end of a batch that nobody was told to be accepted.
 """
@@ -66,7 +66,7 @@ def crc32c_portable(data not None, uint32_t crc=0):
 
 
 def parse_segment_header(bytes data not None):
-    """(shard, number, salt, made, end of the segment before) of a segment's first 64 bytes; None when they are damaged."""
+    """(shard, number, salt, made, end of the segment before) of a segment's first 64 bytes; None: damaged."""
     cdef const uint8_t *p = <const uint8_t *> PyBytes_AS_STRING(data)
     if PyBytes_GET_SIZE(data) < SEGMENT_HEADER or not segment_header_valid(p):
         return None
@@ -169,7 +169,7 @@ cdef class Scanner:
     def next(self):
         """(kind, offset, length, meta, base, content length), or None at the end.
 
-        kind is DAMAGE, with empty meta and base 0, for a stretch up to the next whole record or the end. Raises OSError.
+        kind is DAMAGE, with empty meta and base 0, for a stretch up to the next whole record or the end. OSError.
         """
         cdef uint64_t at = self.position, base, content, length
         cdef const uint8_t *p

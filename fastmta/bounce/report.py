@@ -123,14 +123,17 @@ def too_big(settings: ReportSettings, envelope: Envelope) -> bool:
 def wrap(text: str, width: int = _WIDTH, indent: int = _INDENT) -> list[str]:
     """Break a line at white space; continuation lines are indented and count as shorter. A long word stays whole."""
     lines: list[str] = []
-    current = ""
+    current, *words = text.split(" ")
     room = width
-    for word in text.split(" "):
-        if current and len(current.encode("utf-8", "replace")) + 1 + len(word.encode("utf-8", "replace")) > room:
+    for word in words:
+        if (
+            current.strip(" ")
+            and len(current.encode("utf-8", "replace")) + 1 + len(word.encode("utf-8", "replace")) > room
+        ):
             lines.append(current)
             current, room = word, width - indent
         else:
-            current = f"{current} {word}" if current else word
+            current = f"{current} {word}"
     lines.append(current)
     return [lines[0], *(" " * indent + line for line in lines[1:])]
 

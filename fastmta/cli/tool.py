@@ -25,7 +25,7 @@ EX_UNAVAILABLE = 69
 EX_TEMPFAIL = 75
 
 
-class Fatal(Exception):  # noqa: N818
+class Fatal(Exception):
     """The program cannot go on: what to say, and the exit status where it is not the program's usual one."""
 
     def __init__(self, text: str, status: int | None = None) -> None:

@@ -53,7 +53,12 @@ _NAMES: Final = (
 )
 
 _ADDRESSES: Final = (
-    Parameter("local_header_rewrite_clients", LIST, "permit_inet_interfaces"),
+    Parameter(
+        "local_header_rewrite_clients",
+        LIST,
+        "permit_inet_interfaces",
+        doc="clients whose messages get the header fields that they lack",
+    ),
     Parameter("append_at_myorigin", BOOL, "yes", doc="an address without domain gets @myorigin"),
     Parameter(
         "append_dot_mydomain",

@@ -198,8 +198,7 @@ def read_settings(cfg: Config, command: str) -> SmtpSettings:
         relayhost=cfg.get_str("relayhost"),
         fallback_relay=cfg.get_list(f"{p}_fallback_relay"),
         best_mx_transport="" if lmtp else cfg.get_str("best_mx_transport"),
-        bind_address=_own_address(cfg, f"{p}_bind_address", socket.AF_INET)
-        or only_address(interfaces, socket.AF_INET),
+        bind_address=_own_address(cfg, f"{p}_bind_address", socket.AF_INET) or only_address(interfaces, socket.AF_INET),
         bind_address6=_own_address(cfg, f"{p}_bind_address6", socket.AF_INET6)
         or only_address(interfaces, socket.AF_INET6),
         bind_address_enforce=cfg.get_bool(f"{p}_bind_address_enforce"),

@@ -89,4 +89,6 @@ def worker_count(config: Config) -> int:
         return min(len(os.sched_getaffinity(0)), config.get_int("fastmta_queue_shards"))
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text)
-    raise ConfigError(*config.where("fastmta_workers"), "fastmta_workers", f"neither auto nor a number above zero: {text}")
+    raise ConfigError(
+        *config.where("fastmta_workers"), "fastmta_workers", f"neither auto nor a number above zero: {text}"
+    )

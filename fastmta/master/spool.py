@@ -27,7 +27,7 @@ LOCK_PATIENCE: Final = 0.5  # seconds; a `fastmta status` holds the lock for an 
 PID_WIDTH: Final = 32
 
 
-class AlreadyRunning(Exception):  # noqa: N818
+class AlreadyRunning(Exception):
     """Another master holds the lock."""
 
 

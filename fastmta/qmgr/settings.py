@@ -81,7 +81,9 @@ class TransportRules(msgspec.Struct, frozen=True):
 
         def feedback(sign: str) -> Feedback:
             suffix = f"destination_concurrency_{sign}_feedback"
-            parameter = next((p for p in (f"{name}_{suffix}", f"default_{suffix}") if cfg.is_set(p)), f"{name}_{suffix}")
+            parameter = next(
+                (p for p in (f"{name}_{suffix}", f"default_{suffix}") if cfg.is_set(p)), f"{name}_{suffix}"
+            )
             try:
                 return Feedback.parse(parameter, cfg.transport_str(name, suffix))
             except ValueError as error:

@@ -1,4 +1,4 @@
-"""Mail finds its way by a real name server: which hosts of a domain get it, and what the sender learns where none does."""
+"""Mail domains in a real DNS server: which hosts are tried, in which order, and what is said where there is none."""
 
 from __future__ import annotations
 
@@ -268,6 +268,6 @@ def test_a_name_server_that_says_nothing(world: World, tmp_path: Path, others: b
             else:
                 text = f"{NOT_FOUND}=plain.test type=MX: Host not found, try again"
                 assert found == ("none", "deferred", "4.4.3", text)
-                assert f"someone@plain.test" in server.run("postqueue", "-p").stdout
+                assert "someone@plain.test" in server.run("postqueue", "-p").stdout
     finally:
         silent.close()

@@ -86,7 +86,7 @@ def test_the_open_loop_keeps_its_rate_though_the_server_is_slow() -> None:
     sent, _ = run(meet(("DOT=delay:1:0.05",), messages=150, sessions=40, rate=300.0, arrivals="even"))
     assert sent.messages == 150
     assert 0.45 < sent.seconds < 5
-    assert sent.latency["p50"] >= 50
+    assert sent.latency["p50"] >= 49  # the sink's timer may be early by its resolution
     assert sent.from_due["p50"] >= sent.latency["p50"] * 0.9
 
 
@@ -273,7 +273,7 @@ def test_a_recipient_that_was_refused_is_not_missed_and_another_is() -> None:
 
 @pytest.mark.parametrize("text", ["RCPT", "NOOP=reject:1", "RCPT=explode", "RCPT=delay:1:2:3", "RCPT=tempfail:often"])
 def test_faults_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\S"):
         Fault.parse(text)
 
 

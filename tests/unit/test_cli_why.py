@@ -11,7 +11,9 @@ from tests.live import LiveServer
 
 
 def test_deferred_on_a_dead_destination() -> None:
-    dead = Destination("smtp", "example.org", window=5, dead_until=1060.0, reason="connect to a[192.0.2.1]:25: timed out")
+    dead = Destination(
+        "smtp", "example.org", window=5, dead_until=1060.0, reason="connect to a[192.0.2.1]:25: timed out"
+    )
     lines = explain(Why("ABC", "deferred", 1030.0, 2, 1, ["no route"], [dead]), 1000.0)
     assert lines[0] == "ABC: in the deferred queue, 1 recipient left, tried 2 times"
     assert lines[1].startswith("  next attempt at ")
