@@ -49,6 +49,7 @@ from fastmta.queue.store import Store
 from fastmta.smtpd.service import SmtpdService, WorkerContext
 from fastmta.tables import matchlist
 
+SETTLE: Final = 0.05  # seconds after the end of listening in which an accepted connection gets its session
 LOG_POLL: Final = 1.0  # seconds between looks at the log file
 RECOVERY_INTERVAL: Final = 0.05  # seconds between looks whether a shard is brought up to date
 ADOPT_INTERVAL: Final = 30.0  # seconds between tries to take over shards, beside the master's word
@@ -66,6 +67,7 @@ class Worker:
         self.draining = False
         self.stopped: asyncio.Future[None] = loop.create_future()
         self._closing = False
+        self._settled = False  # what was accepted when listening ended has its session
         self._servers: list[asyncio.AbstractServer] = []
         self.log = Log(log_settings(cfg, assignment.identity), defer=loop.call_soon)
         self.queue_directory = Path(cfg.get_str("queue_directory"))
@@ -214,7 +216,6 @@ class Worker:
             self._stop_listening()
             for service, _ in self.services:
                 service.drain(self._session_ended)
-            self._session_ended()
 
     def stop(self) -> None:
         """End as soon as what is in flight has ended, or when its time is up: then it stays in the queue."""
@@ -223,7 +224,6 @@ class Worker:
         self._stop_listening()
         for service, _ in self.services:
             service.stop(self._session_ended)
-        self._session_ended()
 
     def _time_is_up(self) -> None:
         if not self.stopped.done():
@@ -238,9 +238,14 @@ class Worker:
         for server in self._servers:
             server.close()
         self._servers.clear()
+        self.loop.call_later(SETTLE, self._all_accepted)
+
+    def _all_accepted(self) -> None:
+        self._settled = True
+        self._session_ended()
 
     def _session_ended(self) -> None:
-        if not self._closing and not any(service.sessions for service, _ in self.services):
+        if self._settled and not self._closing and not any(service.sessions for service, _ in self.services):
             self._closing = True
             self.active.drain(self._delivered)
 

@@ -16,6 +16,7 @@ from fastmta.queue.index import Index, Meta, due_key
 from fastmta.queue.model import Entry, State
 
 STEP: Final = 64
+TRIM: Final = 5000  # messages, of which each touches some pages of the index
 
 
 class Behind:
@@ -122,6 +123,7 @@ class Behind:
                 del self.fresh[queue_id]
                 if queue_id not in self.parked:
                     self.loaded[queue_id] = message
+            index.trim(TRIM)
             yield None
         changed = list(self._changed)
         for start in range(0, len(changed), STEP):
@@ -142,6 +144,7 @@ class Behind:
                 parked = self.parked.get(queue_id)
                 if parked is not None and parked[1] == sequence:
                     del self.parked[queue_id]
+            index.trim(TRIM)
             yield None
         gone = list(self._gone)
         for start in range(0, len(gone), STEP):
@@ -152,6 +155,7 @@ class Behind:
             self.removing.difference_update(step)
             for queue_id in step:
                 self._gone.pop(queue_id, None)
+            index.trim(TRIM)
             yield None
 
     def _put(self, index: Index, entry: Entry, held: bool) -> None:

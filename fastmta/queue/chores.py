@@ -41,7 +41,7 @@ class Loop(Protocol):
 
 
 class Chores:
-    """Runs chores one after the other, `slice_time` seconds at a time with as long a pause between."""
+    """Runs chores one after the other, `slice_time` seconds at a time with as long a pause between, unless hurried."""
 
     def __init__(self, loop: Loop, slice_time: float = 0.001) -> None:
         """Nothing runs before add()."""
@@ -51,6 +51,7 @@ class Chores:
         self._waiting_for = 0
         self._durable = 0
         self._timer: Timer | None = None
+        self.hurried = False  # no pauses: the loop still handles its events between the slices
 
     def add(self, chore: Chore) -> None:
         """Run it after those before it."""
@@ -115,7 +116,10 @@ class Chores:
             if time.perf_counter() >= end:
                 break
         if self._queue and not self._waiting_for:
-            self._timer = self._loop.call_later(self._slice_time, self._run)
+            if self.hurried:
+                self._timer = self._loop.call_soon(self._run)
+            else:
+                self._timer = self._loop.call_later(self._slice_time, self._run)
 
 
 class _Call:

@@ -148,6 +148,7 @@ class Index:
 
     def put(self, entry: Entry) -> EntryHead | None:
         """Insert or replace; returns where the former entry lay."""
+        self._reads += 1
         txn = self._txn
         assert txn is not None
         key = key_of(entry.envelope.queue_id)
@@ -172,6 +173,7 @@ class Index:
 
     def delete(self, queue_id: str) -> EntryHead | None:
         """Take a message out; returns where it lay, None when it was not there."""
+        self._reads += 1
         txn = self._txn
         assert txn is not None
         key = key_of(queue_id)
@@ -339,7 +341,7 @@ class Index:
         self._env.sync(True)
 
     def trim(self, reads: int = 0) -> None:
-        """Give the mapped pages back to the page cache if there were more than that many reads since the last time."""
+        """Give the mapped pages back to the page cache if there was more than that much use since the last time."""
         if self._reads > reads:
             self._reads = 0
             drop_pages(self._file)

@@ -166,8 +166,8 @@ class Recovery:
             if number < start[0]:
                 continue
             yield from self._replay_segment(number, start[1] if number == start[0] else FIRST_RECORD, old[-1], count)
-            self._flush((number, self._end(number)), count)
-        self._flush(self._limit, count)
+            yield from self._flush((number, self._end(number)), count)
+        yield from self._flush(self._limit, count)
 
     def _end(self, number: int) -> int:
         """How far a segment is read: what came since this recovery began is not its business."""
@@ -205,7 +205,7 @@ class Recovery:
             steps += 1
             if steps % STEP == 0:
                 if len(self._overlay) >= OVERLAY:
-                    self._flush((number, durable), count)
+                    yield from self._flush((number, durable), count)
                 yield None
         end = self._known_end(number)
         for record in batch:
@@ -260,16 +260,20 @@ class Recovery:
         except KeyError:
             return self.index.get(queue_id)
 
-    def _flush(self, position: tuple[int, int], count: bool) -> None:
-        """Write what was found, and that the index covers the log up to there."""
+    def _flush(self, position: tuple[int, int], count: bool) -> Chore:
+        """Write what was found, and then that the index covers the log up to there."""
         segments, index = self._segments, self.index
-        with index:
-            for queue_id, entry in self._overlay.items():
-                former = index.delete(queue_id) if entry is None else index.put(entry)
-                if count and former is not None:
-                    segments.count_out(former.segment, former.length)
-                if count and entry is not None:
-                    segments.count_in(entry.segment, entry.length)
-            index.set_meta(Meta(VERSION, self._boot_id, *position))
+        found = list(self._overlay.items())
+        for start in range(0, len(found), STEP):
+            with index:
+                for queue_id, entry in found[start : start + STEP]:
+                    former = index.delete(queue_id) if entry is None else index.put(entry)
+                    if count and former is not None:
+                        segments.count_out(former.segment, former.length)
+                    if count and entry is not None:
+                        segments.count_in(entry.segment, entry.length)
+            yield None
         self._overlay.clear()
+        with index:
+            index.set_meta(Meta(VERSION, self._boot_id, *position))
         index.trim(20000)
