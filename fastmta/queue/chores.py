@@ -1,8 +1,9 @@
 """Work in the background of an event loop, in slices so short that no message waits for it noticeably.
 
-A chore is a generator: it yields None where it may be interrupted, or the sequence number of a commit batch that must
-be durable before it goes on. Used by queue/shard.py for recovery, index writing and reclaiming. `BareLoop` is a loop
-of the least kind for the command-line tools and tests, which have no other.
+A chore is a generator: it yields None where it may be interrupted, PAUSE to wait for something that takes a while, or
+the sequence number of a commit batch that must be durable before it goes on. Used by queue/shard.py for recovery,
+index writing and reclaiming. `BareLoop` is a loop of the least kind for the command-line tools and tests, which have
+no other.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 Chore: TypeAlias = Generator[int | None, None, None]
+PAUSE: Final = -1
+PAUSE_TIME: Final = 0.005
 
 
 class Timer(Protocol):
@@ -51,6 +54,7 @@ class Chores:
         self._waiting_for = 0
         self._durable = 0
         self._timer: Timer | None = None
+        self._pausing = False
         self.hurried = False  # no pauses: the loop still handles its events between the slices
 
     def add(self, chore: Chore) -> None:
@@ -82,7 +86,10 @@ class Chores:
         while self._queue:
             if self._waiting_for > self._durable:
                 until_durable(self._waiting_for)
+            if self._pausing:
+                time.sleep(PAUSE_TIME)
             self._waiting_for = 0
+            self._pausing = False
             self._step()
         self.clear()
 
@@ -105,18 +112,25 @@ class Chores:
         except BaseException:
             self._queue.popleft()
             raise
-        if wanted is not None and wanted > self._durable:
+        if wanted is None:
+            return
+        if wanted == PAUSE:
+            self._pausing = True
+        elif wanted > self._durable:
             self._waiting_for = wanted
 
     def _run(self) -> None:
         self._timer = None
         end = time.perf_counter() + self._slice_time
-        while self._queue and not self._waiting_for:
+        self._pausing = False
+        while self._queue and not self._waiting_for and not self._pausing:
             self._step()
             if time.perf_counter() >= end:
                 break
         if self._queue and not self._waiting_for:
-            if self.hurried:
+            if self._pausing:
+                self._timer = self._loop.call_later(PAUSE_TIME, self._run)
+            elif self.hurried:
                 self._timer = self._loop.call_soon(self._run)
             else:
                 self._timer = self._loop.call_later(self._slice_time, self._run)

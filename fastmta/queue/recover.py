@@ -25,7 +25,7 @@ from fastmta._ext.records import DAMAGE, FIRST_RECORD, MESSAGE, MOVED, OUTCOME, 
 from fastmta.model.message import Place
 from fastmta.queue import indexcheck
 from fastmta.queue.behind import Behind
-from fastmta.queue.chores import Chore
+from fastmta.queue.chores import PAUSE, Chore
 from fastmta.queue.index import VERSION, Index, IndexDamaged, Meta
 from fastmta.queue.indexcheck import Verdict
 from fastmta.queue.model import Entry, decode_message, decode_moved, decode_outcome, decode_remove
@@ -33,6 +33,8 @@ from fastmta.queue.segments import Segments
 from fastmta.queue.settings import QueueSettings
 
 OVERLAY: Final = 1000
+OPENINGS: Final = 4  # without a write in between
+INDEX_OPENED: Final = "index-opened"  # beside the index: a byte for each opening since the last write
 STEP: Final = 32
 Record: TypeAlias = tuple[int, int, int, bytes]
 
@@ -52,6 +54,7 @@ class Recovery:
         """directory: of the index. Nothing happens before run()."""
         self.index: Index
         self._directory = directory
+        self._opened_file = directory.with_name(INDEX_OPENED)
         self._segments = segments
         self._settings = settings
         self._behind = behind
@@ -103,7 +106,7 @@ class Recovery:
 
     # The index
 
-    def _verdict(self) -> Generator[None, None, Verdict | None]:
+    def _verdict(self) -> Generator[int, None, Verdict | None]:
         # A fork, no program: a worker that gave up root may not be able to read the interpreter's files.
         read_end, write_end = os.pipe()
         with warnings.catch_warnings():
@@ -119,7 +122,7 @@ class Recovery:
         with open(read_end, "rb", buffering=0) as pipe:
             while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
                 answer += pipe.read() or b""
-                yield None
+                yield PAUSE
             self._check = 0
             answer += pipe.read() or b""
         try:
@@ -132,7 +135,15 @@ class Recovery:
         return verdict
 
     def _open(self, verdict: Verdict) -> tuple[int, int]:
-        """Open the index that was found whole; returns from where on the log is not in it, (0, 0): it is of no use."""
+        """Open the index that was found whole; returns from where on the log is not in it, (0, 0): it is of no use.
+
+        Damage among its free pages shows only when it is written, and may be the end of the process: an index that was
+        opened several times and never written since is of no use either.
+        """
+        with self._opened_file.open("ab") as opened:
+            opened.write(b".")
+        if self._opened_file.stat().st_size > OPENINGS:
+            return 0, 0
         self.index = Index(self._directory, self._settings.index_map_size)
         self._opened = True
         meta = self.index.meta()
@@ -149,6 +160,7 @@ class Recovery:
         return meta.segment, meta.offset
 
     def _wipe(self) -> None:
+        self._opened_file.unlink(missing_ok=True)
         if self._opened:
             self.index.close()
             self._opened = False

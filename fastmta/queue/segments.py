@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from fastmta._ext.records import FIRST_RECORD, Scanner, parse_segment_header, read_record
 from fastmta.model.message import Place
+from fastmta.queue.chores import PAUSE, Chore
 
 OPEN_FILES: Final = 16
 COPY: Final = 1 << 20
+REPORTS: Final = 100  # of damage, then every hundredth
 
 
 class Segment:
@@ -48,6 +50,7 @@ class Segments(dict[int, Segment]):
         self._corrupt = corrupt
         self._notify = notify
         self._files: dict[int, int] = {}
+        self._set_aside = 0
         self._thread: threading.Thread | None = None
 
     def load(self) -> None:
@@ -112,9 +115,10 @@ class Segments(dict[int, Segment]):
     def set_aside(self, number: int, offset: int, length: int, why: str) -> None:
         """Copy a damaged stretch to the folder "corrupt" and report it."""
         name = f"shard-{self.shard:02d}-{number:010d}-{offset}"
-        self._notify(
-            f"queue shard {self.shard}: segment {number}: {why}: {length} bytes at {offset} set aside as corrupt/{name}"
-        )
+        self._set_aside += 1
+        if self._set_aside <= REPORTS or self._set_aside % REPORTS == 0:
+            where = f"{length} bytes at {offset} set aside as corrupt/{name}"
+            self._notify(f"queue shard {self.shard}: segment {number}: {why}: {where} (number {self._set_aside})")
         try:
             self._corrupt.mkdir(mode=0o700, exist_ok=True)
             with (self._corrupt / name).open("wb") as copy:
@@ -131,7 +135,7 @@ class Segments(dict[int, Segment]):
         os.truncate(self.path(number), size)
         self[number].size = size
 
-    def unlink(self, number: int) -> Generator[None, None, None]:
+    def unlink(self, number: int) -> Chore:
         """Remove a segment, durably: in a thread, for it takes milliseconds. Ends when that is done. Raises OSError."""
         fd = self._files.pop(number, None)
         if fd is not None:
@@ -143,7 +147,7 @@ class Segments(dict[int, Segment]):
         thread.start()
         try:
             while thread.is_alive():
-                yield None
+                yield PAUSE
         finally:  # who gives up waiting must know all the same what is there
             thread.join()
             if not trouble:

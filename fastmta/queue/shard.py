@@ -28,7 +28,7 @@ from fastmta.queue.errors import QueueLocked
 from fastmta.queue.ids import FIRST_SERIAL, Serials
 from fastmta.queue.index import Index, IndexDamaged
 from fastmta.queue.keeping import Keeping
-from fastmta.queue.recover import Recovery
+from fastmta.queue.recover import INDEX_OPENED, Recovery
 from fastmta.queue.settings import QueueSettings
 
 ROUNDS: Final = 8
@@ -104,6 +104,7 @@ class Shard(Keeping):
             if self.recovery is None and not self.log.failed:
                 try:
                     self.behind.everything(self.index, clean=True)
+                    (self.directory / INDEX_OPENED).unlink(missing_ok=True)
                     if self.index.count() == 0:
                         self.reclaim.clear()
                     self.index.sync()
@@ -131,7 +132,9 @@ class Shard(Keeping):
         return self.recovery
 
     def _recover(self, recovery: Recovery, trust_index: bool, count: bool) -> Chore:
+        self._chores.hurried = True
         yield from recovery.run(trust_index, count)
+        self._chores.hurried = False
         self.index = recovery.index
         self.recovery = None
         self.giving.restart()
@@ -302,6 +305,7 @@ class Shard(Keeping):
     def _cycle(self, index: Index) -> Chore:
         try:
             yield from self.behind.cycle(index, self.hurry)
+            (self.directory / INDEX_OPENED).unlink(missing_ok=True)
             if self.reclaim.due():
                 yield from self.reclaim.run(index)
             index.trim(5000)
