@@ -50,6 +50,12 @@ def warnings(directory: Path, config: Config) -> list[str]:
     lines = [*config.warnings, *config.report()]
     for service in smtpd_services(config):
         lines += [line for line in restrictions.report(config.for_service(service)) if line not in lines]
+    lines += [
+        f"{service.file}, line {service.line}: not supported yet: {service.command} at {service.name}/{service.type}:"
+        " nothing answers there"
+        for service in config.services
+        if service.type in ("inet", "pass") and service.command != "smtpd"
+    ]
     owners = {0, os.geteuid()}
     for path in (directory, directory / "main.cf", directory / "master.cf"):
         lines += _exposed(path, owners)
@@ -78,7 +84,7 @@ def problems(directory: Path, config: Config) -> list[str]:
     for service in config.services:
         try:
             _check_transport(service, config)
-        except (ConfigError, TlsError) as error:
+        except ConfigError as error:
             if str(error) not in found:
                 found.append(str(error))
     queue_directory = config.queue_directory
@@ -90,12 +96,15 @@ def problems(directory: Path, config: Config) -> list[str]:
 def _check_transport(service: Service, config: Config) -> None:
     """Raise what a worker would end with that reads this service."""
     own = config.for_service(service)
-    if service.type == "unix":
-        TransportRules.read(config, service)
-        if service.command in ("smtp", "lmtp") and read_settings(own, service.command).tls_level != "none":
-            client_context(own, service.command)
-    elif service.command == "smtpd" and smtpd_settings.tls_level(own) != smtpd_settings.TLS_NONE:
-        server_context(own)
+    try:
+        if service.type == "unix":
+            TransportRules.read(config, service)
+            if service.command in ("smtp", "lmtp") and read_settings(own, service.command).tls_level != "none":
+                client_context(own, service.command)
+        elif service.command == "smtpd" and smtpd_settings.tls_level(own) != smtpd_settings.TLS_NONE:
+            server_context(own)
+    except TlsError as error:
+        raise ConfigError(*own.where(error.parameter), error.parameter, str(error)) from None
 
 
 def _exposed(path: Path, owners: set[int]) -> list[str]:

@@ -129,11 +129,21 @@ def test_check_names_parameters_that_do_nothing_with_file_and_line(folder: Path)
         ("fastmta_workers = 17", "fastmta_queue_shards = 16"),
         ("inet_protocols = ipv5", "inet_protocols"),
         ("maillog_file = /somewhere/else", "maillog_file_prefixes"),
-        ("syslog_facility = nosuch", "unknown syslog facility"),
+        ("syslog_facility = nosuch", "main.cf, line 7: parameter syslog_facility: unknown syslog facility"),
+        ("mynetworks = 10.0.0.1/8", "main.cf, line 7: parameter mynetworks: non-null host address bits"),
+        ("queue_directory = here", "main.cf, line 7: parameter queue_directory: not an absolute pathname"),
+        ("smtp_tls_security_level = secure", "main.cf, line 7: smtp_tls_security_level = secure is not supported yet"),
+        ("smtp_tls_security_level = mya", "main.cf, line 7: bad parameter value"),
+        ("smtp_address_preference = ipv5", "main.cf, line 7: bad parameter value"),
+        ("smtp_host_lookup = yp", "main.cf, line 7: unknown smtp_host_lookup value"),
+        ("smtp_bind_address = here", "main.cf, line 7: bad smtp_bind_address parameter"),
+        ("default_destination_concurrency_negative_feedback = 2", "main.cf, line 7: "),
+        ("smtpd_tls_security_level = may\nsmtpd_tls_cert_file = /nowhere", "main.cf, line 8: smtpd_tls_cert_file"),
     ],
 )
 def test_check_finds_what_would_not_start(folder: Path, line: str, said: str) -> None:
     append(folder / "main.cf", line + "\n")
+    append(folder / "master.cf", "smtp unix - - n - - smtp\n")
     done = fastmta("-c", str(folder), "check")
     assert done.returncode == 1
     assert said in done.stderr
@@ -160,6 +170,12 @@ def test_check_wants_a_service_that_accepts_mail(folder: Path) -> None:
     done = fastmta("-c", str(folder), "check")
     assert done.returncode == 1
     assert "no inet service runs smtpd" in done.stderr
+
+
+def test_check_names_services_that_nothing_answers(folder: Path) -> None:
+    append(folder / "master.cf", "2525 inet n - n - 1 postscreen\nsmtpd pass - - n - - smtpd\n")
+    done = fastmta("-c", str(folder), "check")
+    assert f"{folder}/master.cf, line 2: not supported yet: postscreen at 2525/inet" in done.stderr
 
 
 def test_check_warns_of_files_that_others_may_write(folder: Path) -> None:
