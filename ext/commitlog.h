@@ -363,7 +363,8 @@ static void commit_batch(struct commit_log *log, struct commit_batch *b)
         for (int k = 0; k < b->entries_used; k++)
             b->entries[k].error = failed_before;
     int64_t now = commit_now();
-    if (now - log->stat_at > 1000000000 || error) {
+    /* where little is free, a second is long: then it is asked after every batch */
+    if (now - log->stat_at > 1000000000 || error || log->free_bytes < ((uint64_t)1 << 30)) {
         struct statvfs s;
         if (fstatvfs(log->directory_fd, &s) == 0)
             log->free_bytes = (uint64_t)s.f_bavail * s.f_frsize;

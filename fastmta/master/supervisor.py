@@ -466,7 +466,11 @@ class Supervisor:
         )
         if state != self.state:
             self.state = state
-            self.spool.publish(state)
+            try:
+                self.spool.publish(state)
+            except OSError as error:  # a full disk: mail goes on without it
+                self.state = None
+                self.journal.warning(f"cannot publish what `fastmta status` shows: {error}")
 
 
 def _noted(number: int, frame: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,6 +19,9 @@ class Parameters(Protocol):
 
     def get_str(self, name: str) -> str:
         """A text."""
+
+
+INDEX_HEADROOM: Final = 6 << 20  # bytes
 
 
 class QueueSettings(msgspec.Struct, frozen=True):
@@ -43,7 +46,8 @@ class QueueSettings(msgspec.Struct, frozen=True):
     def from_config(cls, config: Parameters) -> QueueSettings:
         """The settings that main.cf asks for.
 
-        As Postfix's smtpd does, mail is refused while less is free than queue_minfree or 1.5 times message_size_limit.
+        As Postfix's smtpd does, mail is refused while less is free than queue_minfree or 1.5 times message_size_limit;
+        here also while there might be no room for the index of what was accepted and for the outcomes of deliveries.
         """
         return cls(
             shards=config.get_int("fastmta_queue_shards"),
@@ -51,7 +55,9 @@ class QueueSettings(msgspec.Struct, frozen=True):
             segment_size=config.get_int("fastmta_queue_segment_size"),
             memory_budget=config.get_int("fastmta_queue_memory_limit"),
             index_map_size=config.get_int("fastmta_queue_index_size"),
-            minimum_free=max(config.get_int("queue_minfree"), config.get_int("message_size_limit") * 3 // 2),
+            minimum_free=max(
+                config.get_int("queue_minfree"), config.get_int("message_size_limit") * 3 // 2, INDEX_HEADROOM
+            ),
         )
 
 
