@@ -1,9 +1,9 @@
 """The commit thread: takes records from the event loop, makes them durable in groups, and says so through an eventfd.
 
-Used by fastmta/queue/shard.py, one per open shard. The loop calls message(), record(), remove(), then kick() at the end
-of its turn; when the eventfd is readable it calls collect(). The thread itself is C (commitlog.h) and never takes the GIL: it
-holds pointers into bytes objects that this class keeps alive until collect(). A write or sync that fails is reported by
-collect(), never raised; see commitlog.h for what happens then, records.pyx for what a record is.
+Used by fastmta/queue/keeping.py, one per open shard. The loop calls message(), record(), remove(), then kick() at the
+end of its turn; when the eventfd is readable it calls collect(). The thread itself is C (commitlog.h) and never takes
+the GIL: it holds pointers into bytes objects that this class keeps alive until collect(). A write or sync that fails
+is reported by collect(), never raised; see commitlog.h for what happens then, records.pyx for what a record is.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
