@@ -38,7 +38,7 @@ from fastmta.model.message import Message
 from fastmta.net.clientname import ClientNames
 from fastmta.net.dns import Resolver
 from fastmta.net.hosts import HostsFile
-from fastmta.net.resolvconf import dns_settings
+from fastmta.net.resolvconf import read_dns_settings
 from fastmta.observe.log import Log
 from fastmta.qmgr.active import Active, ActiveContext
 from fastmta.qmgr.operations import Operations
@@ -77,7 +77,7 @@ class Worker:
             assignment.shared, self.log, loop.call_later, cfg.get_time("anvil_status_update_time")
         )
 
-        self.resolver = Resolver(dns_settings(cfg.get_list("fastmta_dns_servers")))
+        self.resolver = Resolver(read_dns_settings(cfg))
         names = ClientNames(self.resolver, HostsFile())
         self.store = Store(
             self.queue_directory,
@@ -231,6 +231,9 @@ class Worker:
             self.log.warning(
                 "master", f"time to stop is up: {left} deliveries under way are given up, their mail stays queued"
             )
+            for message in self.active.messages.values():
+                if message.done is not None or message.deferred is not None:
+                    self.store.record(message)
             self._delivered()
 
     def _stop_listening(self) -> None:

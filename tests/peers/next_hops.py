@@ -226,6 +226,8 @@ class EximHop:
             os.killpg(self._process.pid, signal.SIGTERM)  # sessions too: the group is ours
             self._process.wait(10)
             self._process = None
+            # A session that it had just forked may have held the port a moment longer.
+            wait_for(lambda: not answers(self.address, self.port), 10, "Exim's port is closed")
 
     def close(self) -> None:
         self.stop()
