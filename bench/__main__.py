@@ -10,6 +10,7 @@ Ends with 1 when a row could not be measured, not when a figure is short of what
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import signal
@@ -34,6 +35,7 @@ ROWS: dict[str, tuple[str, Callable[[Bench], Result]]] = {
     "deferred": ("1,000,000 deferred messages in the queue", rows_deferred.deferred),
     "workers": ("1, 2, 4 workers", rows.workers),
 }
+QUIET = 0.5  # load average above which the figures are not to be trusted
 
 
 def arguments() -> argparse.Namespace:
@@ -92,6 +94,9 @@ def main() -> int:
     if why := "asked for FastMTA alone" if options.no_postfix else Postfix.missing():
         bench.postfix = False
         bench.say(f"without Postfix: {why}")
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        bench.say(f"the load average is {load:.1f}: others use this machine, figures will be noisy")
     commit = results.commit(PROJECT)
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
     found = []
@@ -103,7 +108,7 @@ def main() -> int:
                 results.keep(result, options.out / "out")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    about = results.machine(folder, filesystem)
+    about = results.machine(folder, filesystem, load)
     if not options.quick:
         shown = results.kept(options.out / "out", list(ROWS))
         results.picture(shown, options.out / "out" / "throughput.svg")

@@ -160,7 +160,9 @@ class Generator:
 
     def ready(self, session: Session) -> None:
         """A session can send."""
-        if self.settings.rate:
+        if self.done.done():
+            session.quit()
+        elif self.settings.rate:
             if self.waiting:
                 session.send(self.waiting.popleft())
             else:
@@ -219,13 +221,18 @@ class Generator:
     async def _close(self) -> None:
         for session in list(self.open):
             session.quit()
-        end = self.loop.time() + 5
-        while self.open and self.loop.time() < end:
-            await asyncio.sleep(0.01)
+        await self._gone(5)
         for session in list(self.open):
             session.abort()
+        await self._gone(1)
         for task in list(self.tasks):
             task.cancel()
+
+    async def _gone(self, seconds: float) -> None:
+        """Wait until all sessions have ended, but not for ever."""
+        end = self.loop.time() + seconds
+        while self.open and self.loop.time() < end:
+            await asyncio.sleep(0.01)
 
     def _report(self, seconds: float) -> Sent:
         report = Sent(self.name, self.settings.recipients, round(seconds, 6))

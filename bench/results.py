@@ -33,8 +33,8 @@ Postfix is Debian's, as `../shared/yardstick/postfix` sets it up{syslog}.
 WORDS = {True: "yes", False: "**no**", None: ""}
 
 
-def machine(folder: Path, filesystem: str) -> str:
-    """One line about the machine."""
+def machine(folder: Path, filesystem: str, load: float) -> str:
+    """One line about the machine; load: its load average before anything was measured."""
     model = "unknown processor"
     memory = 0
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -48,7 +48,7 @@ def machine(folder: Path, filesystem: str) -> str:
     python = platform.python_version()
     return (
         f"{cores} cores ({model}), {memory} GB, Linux {platform.release()}, Python {python},"
-        f" queue on {filesystem or folder}."
+        f" queue on {filesystem or folder}; load average {load:.1f} before the first run."
     )
 
 
@@ -105,7 +105,8 @@ def table(results: list[Result], command: str, about: str) -> str:
     for result in results:
         if result.error or result.skipped:
             why = f"failed: {result.error}" if result.error else f"skipped: {result.skipped}"
-            text.append(f"| {result.title} | | {' '.join(why.split())} | | | {'**no**' if result.error else ''} |\n")
+            why = " ".join(why.replace("|", "/").split())
+            text.append(f"| {result.title} | | {why} | | | {'**no**' if result.error else ''} |\n")
         text += [
             f"| {line.what} | {line.must} | {line.fastmta} | {line.postfix} | {line.ratio} | {WORDS[line.reached]} |\n"
             for line in result.lines

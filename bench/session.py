@@ -94,8 +94,10 @@ class Session(asyncio.Protocol):
             self._next_command()
 
     def quit(self) -> None:
-        """End in order."""
-        if self._transport is not None and self._number < 0 and not self._asked_to_end:
+        """End in order, after the message that is under way; at once where the server has not even greeted."""
+        if self._expected and self._expected[0] == "CONNECT":
+            self.abort()
+        elif self._transport is not None and self._number < 0 and not self._asked_to_end:
             self._asked_to_end = True
             self._expected.append("QUIT")
             self._write(b"QUIT\r\n")
