@@ -76,7 +76,7 @@ class Active:
         self.closing = Closing(self)
         self.sweep = Sweep(self)
         self.suspended_requests: list[tuple[DeliveryRequest, Deferred]] = []
-        self._progress: dict[str, float] = {}
+        self._progress: dict[str, Message] = {}  # whose state is to be recorded at the next PROGRESS
         self._unknown: dict[str, float] = {}  # transports that are not there: when that was logged
         self._timer: Timer | None = None
         self._timer_at = 0.0
@@ -293,7 +293,9 @@ class Active:
         if message.remaining == 0:
             self.closing.round_over(message, now)
         elif many:
-            self._record_progress(message, now)
+            if not self._progress:
+                self.context.loop.call_later(PROGRESS, self._tell_progress)
+            self._progress[envelope.queue_id] = message
             if self._drained is not None:
                 self._check_drained()
 
@@ -349,15 +351,12 @@ class Active:
             by_relay = self.traced.setdefault(message.envelope.queue_id, {})
             by_relay.setdefault(relay, []).append((index, result))
 
-    def _record_progress(self, message: Message, now: float) -> None:
-        """A message with many recipients tells the queue how far it is, but not for each delivery."""
-        queue_id = message.envelope.queue_id
-        last = self._progress.get(queue_id)
-        if last is None:
-            self._progress[queue_id] = now
-        elif now >= last + PROGRESS:
-            self._progress[queue_id] = now
-            self.context.store.record(message)
+    def _tell_progress(self) -> None:
+        """Messages with many recipients tell the queue how far they are, but not for each delivery."""
+        progress, self._progress = self._progress, {}
+        for queue_id, message in progress.items():
+            if queue_id in self.messages:
+                self.context.store.record(message)
 
     def suspended(self, requests: list[DeliveryRequest], reason: Deferred) -> None:
         """The destination of these is dead: they are deferred, a part of them in each turn of the loop."""
@@ -416,8 +415,6 @@ class Active:
         """A message left the active queue: called by closing.py."""
         queue_id = message.envelope.queue_id
         self.messages.pop(queue_id, None)
-        if self._progress:
-            self._progress.pop(queue_id, None)
         if self._starved and len(self.messages) < self._deferred_limit * 0.9:
             self._starved = False
             self.arm_refill(self.now())

@@ -52,6 +52,8 @@ class Closing:
             self._remove(message)
 
     def _remove(self, message: Message) -> None:
+        if self._active.orders:
+            self._active.orders.pop(message.envelope.queue_id, None)  # too late
         self._store.remove(message)
         self._active.log.write("qmgr", removed(message.envelope.queue_id))
         self._active.left(message)
@@ -62,6 +64,7 @@ class Closing:
         """Report success where it was asked for: one report for each relay, one after the other."""
         queue_id = message.envelope.queue_id
         relay, sent = by_relay.popitem()
+        self._mark_done(message, [index for index, _result in sent])  # an order may come before the report is kept
         if not by_relay:
             del self._active.traced[queue_id]
 

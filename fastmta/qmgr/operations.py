@@ -69,7 +69,7 @@ class Operations:
         message = self._active.messages.get(queue_id)
         if message is None:
             return self._queue.hold(queue_id)
-        if message.flags & FLAG_HOLD:
+        if message.flags & FLAG_HOLD or self._active.orders.get(queue_id) == "delete":
             return False
         message.flags |= FLAG_HOLD
         self._queue.record(message)
@@ -83,7 +83,7 @@ class Operations:
             released = self._queue.release(queue_id)
             self._active.arm_refill(self._active.now())
             return released
-        if not message.flags & FLAG_HOLD:
+        if not message.flags & FLAG_HOLD or self._active.orders.get(queue_id) == "delete":
             return False
         message.flags &= ~FLAG_HOLD
         self._queue.record(message)
@@ -101,10 +101,14 @@ class Operations:
 
     def requeue(self, queue_id: str) -> bool:
         """Start over: forget the reasons of delays, resolve its recipients again, try it now."""
-        if queue_id not in self._active.messages:
+        message = self._active.messages.get(queue_id)
+        if message is None:
             done = self._queue.requeue(queue_id)
             self._active.arm_refill(self._active.now())
             return done
+        if self._active.orders.get(queue_id) == "delete":
+            return False
+        message.flags &= ~FLAG_HOLD
         self._order(queue_id, "requeue")
         return True
 
