@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -34,11 +34,27 @@ local     unix  -       n       n       -       -       local
 """
 
 
+PORTS = range(22000, 32000)  # below those that the kernel gives to outgoing connections
+_ports: Iterator[int] = iter(())
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    """A TCP port that nobody listens on now, and that was not given before: a process begins anywhere in PORTS."""
+    global _ports
+    for _ in PORTS:
+        port = next(_ports, 0)
+        if not port:
+            start = os.getpid() * 97 % len(PORTS)
+            _ports = iter([*PORTS[start:], *PORTS[:start]])
+            port = next(_ports)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may be in TIME_WAIT
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError(f"no port of {PORTS} is free")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
