@@ -125,6 +125,10 @@ class Behind:
                     self.loaded[queue_id] = message
             index.trim(TRIM)
             yield None
+        yield from self.changes(index)
+
+    def changes(self, index: Index) -> Chore:
+        """Write what is known of messages in the index; those that are not in it yet keep their time."""
         changed = list(self._changed)
         for start in range(0, len(changed), STEP):
             # In fresh: it was not a candidate yet.

@@ -75,6 +75,7 @@ class Keeping:
         self._rebuilding = False  # an index is about to be made from what is durable by then
         self._kick_pending = False
         self._collected = 0
+        self._ticked = 0  # the segment that was being written at the last tick
         self._put_back = False
         self._free = 0
         self._full_since = 0.0
@@ -278,6 +279,8 @@ class Keeping:
                         done(QueueFailed(os.strerror(error)))
                 except Exception as exception:
                     trouble = exception
+        if behind.position[0] > self._ticked:
+            self.tick()  # so that the space to reclaim is a matter of segments, not of seconds
         if self._content_bytes > self.settings.memory_budget:
             self._shed()
         if self.log.failed and self.failed is None:
@@ -285,6 +288,10 @@ class Keeping:
             self.notify(f"queue shard {number}: fdatasync failed: {self.failed}: no new mail until a restart")
         if trouble is not None:
             raise trouble
+
+    def tick(self) -> None:
+        """Time to write the index and to reclaim."""
+        raise NotImplementedError
 
     def _settle(self, sequence: int, segment: int, riders_error: int) -> None:
         """What rode in that batch is durable, or rides in the next one."""

@@ -12,6 +12,7 @@ about the new one. Raises OSError, IndexDamaged.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from fastmta._ext.records import MOVED, REMOVE
@@ -58,9 +59,10 @@ class Reclaim:
             if number < newest and segment.live_bytes <= share * max(segment.size, floor)
         )[:SEGMENTS_AT_ONCE]
 
-    def run(self, index: Index) -> Chore:
-        """One round."""
+    def run(self, index: Index) -> Generator[int | None, None, bool]:
+        """One round; whether it got anything done. What it moved is in the index after the next write only."""
         budget = BYTES_AT_ONCE
+        dropped = False
         for number in self._chosen():
             segment = self._shard.segments[number]
             left = False
@@ -72,13 +74,15 @@ class Reclaim:
                     budget -= self._rescue(number, entry)
                 yield None
                 if budget <= 0:
-                    return
+                    return True
             if left or segment.live:
                 continue
             yield from self._drop(number)
+            dropped = dropped or number not in self._shard.segments
+        return dropped or budget < BYTES_AT_ONCE
 
     def _rescue(self, number: int, entry: Entry) -> int:
-        """Get out of that segment what this message has in it; returns how many bytes that took."""
+        """Get out of that segment what this message has in it; returns how many bytes that took, 0: it stays."""
         shard = self._shard
         queue_id = entry.envelope.queue_id
         behind = shard.behind
@@ -93,13 +97,14 @@ class Reclaim:
         if place.segment != number:
             if entry.state_segment == number:
                 shard.rewrite(message)
+                return 1
             return 0
         content = message.content
         if content is None:
             record = shard.segments.read(place)
             if record is None:
                 shard.give_up(message)
-                return 0
+                return 1
             content = [record[2]]
         meta = encode((message.envelope, state_of(message), number))
 

@@ -277,8 +277,9 @@ class Shard(Keeping):
         )
 
     def tick(self) -> None:
-        """To be called every settings.index_interval seconds."""
+        """To be called every settings.index_interval seconds; a segment that became full is an occasion too."""
         if self.index is not None and not self._chores.busy and (not self.behind.idle or self.reclaim.due()):
+            self._ticked = self.behind.position[0]
             self._chores.add(self._cycle(self.index))
 
     def sync_index(self) -> None:
@@ -306,8 +307,11 @@ class Shard(Keeping):
         try:
             yield from self.behind.cycle(index, self.hurry)
             (self.directory / INDEX_OPENED).unlink(missing_ok=True)
-            if self.reclaim.due():
-                yield from self.reclaim.run(index)
+            for _ in range(ROUNDS):
+                if not self.reclaim.due() or not (yield from self.reclaim.run(index)):
+                    break
+                yield self.hurry()
+                yield from self.behind.changes(index)
             index.trim(5000)
         except DAMAGED as error:
             self._loop.call_soon(self._index_failed, error, index)

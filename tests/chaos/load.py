@@ -37,6 +37,7 @@ class Ledger:
         self.refused: list[bytes] = []  # answers 4xx and 5xx to the final dot
         self.bytes_acknowledged = 0
         self.bytes_later = 0  # of them, those of messages that were to be put off
+        self.bytes_waiting = 0  # of the others, those that did not arrive yet
 
     def missing(self) -> list[str]:
         """Acknowledged and not arrived."""
@@ -148,7 +149,10 @@ class NextHop(asyncio.Protocol):
 
 
 class Load:
-    """Clients and next hop. later: the share of recipients that are put off; tries: how often, 0 = for ever."""
+    """Clients and next hop. later: the share of recipients that are put off; tries: how often, 0 = for ever.
+
+    ahead: a client begins no message while so many bytes were acknowledged and did not arrive yet; 0: it does.
+    """
 
     def __init__(
         self,
@@ -160,6 +164,7 @@ class Load:
         later: float = 0.05,
         tries: int = 1,
         seed: int = 1,
+        ahead: int = 0,
     ) -> None:
         self.ledger = Ledger()
         self.port = 0
@@ -168,6 +173,10 @@ class Load:
         self._pause = sessions / rate
         self._later = later
         self._tries = tries
+        self._ahead = ahead
+        self._waiting: dict[str, int] = {}  # number of a message -> its bytes
+        self._early: set[str] = set()  # arrived before their 250
+        self._room = asyncio.Event()
         self.put_off: dict[str, int] = {}  # address -> how often it was tried
         self._chance = chance = random.Random(seed)
         smallest, largest = sizes
@@ -255,9 +264,25 @@ class Load:
         if not whole or any(not recipient.startswith(f"{number}-") for recipient in recipients):
             self.ledger.not_whole.append(f"{number} for {recipients}: {wire[:400]!r}")
         now = time.monotonic()
+        self._waits_no_more(number)
         for recipient in recipients:
             self.ledger.arrivals.setdefault(recipient, []).append(now)
         return b"250 2.0.0 ok\r\n"
+
+    def _waits(self, number: str, size: int) -> None:
+        """It was acknowledged; it may have arrived before that."""
+        if number in self._early:
+            self._early.discard(number)
+        else:
+            self._waiting[number] = size
+            self.ledger.bytes_waiting += size
+
+    def _waits_no_more(self, number: str) -> None:
+        size = self._waiting.pop(number, 0)
+        self.ledger.bytes_waiting -= size
+        if not size:
+            self._early.add(number)
+        self._room.set()
 
     def is_too_early(self, address: str) -> bool:
         """Whether this recipient is to be put off."""
@@ -299,6 +324,9 @@ class Load:
         writer.write(b"EHLO client.example\r\n")
         await expect(b"250")
         while self._sending:
+            while self._ahead and self.ledger.bytes_waiting > self._ahead:
+                self._room.clear()
+                await self._room.wait()
             began = time.monotonic()
             self._count += 1
             number = f"m{self._count}"
@@ -318,7 +346,10 @@ class Load:
             if line.startswith(b"250"):
                 now = time.monotonic()
                 self.ledger.bytes_acknowledged += len(wire)
-                self.ledger.bytes_later += len(wire) if later else 0
+                if later:
+                    self.ledger.bytes_later += len(wire)
+                else:
+                    self._waits(number, len(wire))
                 for key in keys:
                     self.ledger.acknowledged[key] = now
             else:

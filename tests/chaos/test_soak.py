@@ -1,4 +1,4 @@
-"""Steady load of which 5 % is deferred for long: what the queue takes on disk stays what its messages need.
+"""Steady load, no faster than it is delivered, of which 5 % is deferred for long: what the queue takes on disk stays what its messages need.
 
 Some hundred megabytes in every run; FASTMTA_SOAK=600 for that many seconds of it.
 """
@@ -22,6 +22,8 @@ WORKERS = 2 if SECONDS else 1
 # speed two that were filled meanwhile. At rest the first and the third remain.
 OVERHEAD = WORKERS * 5 * SEGMENT
 AT_REST = WORKERS * 2 * SEGMENT
+
+AHEAD = 16 << 20  # bytes that may be on their way: acknowledged, not delivered
 
 PARAMETERS = {
     "smtp_dns_support_level": "disabled",
@@ -50,7 +52,8 @@ def test_disk_use_is_flat(tmp_path: Path) -> None:
     server = LiveServer(tmp_path, {"relayhost": f"[127.0.0.1]:{next_hop}", **PARAMETERS}, workers=WORKERS)
     idle = threading.Event()
     samples: list[tuple[float, int, int, int]] = []  # seconds, on disk, acknowledged so far, of that for later
-    with Load(next_hop, sessions=12, rate=1e9, sizes=(90_000, 110_000), later=0.05, tries=0) as load, server:
+    sizes = (90_000, 110_000)
+    with Load(next_hop, sessions=12, rate=1e9, sizes=sizes, later=0.05, tries=0, ahead=AHEAD) as load, server:
         ledger = load.ledger
         load.start_sending(server.port)
         began = time.monotonic()
