@@ -84,7 +84,7 @@ def test_a_message_does_not_wait_for_that(thread: CommitThread) -> None:
 
 
 def test_what_comes_during_a_sync_shares_the_next_one(thread: CommitThread) -> None:
-    thread.inject(commit.SYNC, 0, delay=0.2)
+    thread.inject(commit.SYNC, 0, delay=1.0)
     thread.message(MESSAGE, b"meta", [b"first"], -1)
     thread.kick()
     while thread.last_sequence == 1 and thread.syncs == 0:
