@@ -77,8 +77,6 @@ class Keeping:
         self._collected = 0
         self._ticked = 0  # the segment that was being written at the last tick
         self._put_back = False
-        self._free = 0
-        self._full_since = 0.0
         self._content_bytes = 0
         self._notes: dict[int, list[tuple[Message, State]]] = {}
         self._tombs: dict[int, dict[int, int]] = {}
@@ -92,12 +90,8 @@ class Keeping:
         """Whether new mail may come in: as much is free on the disk as the settings ask for."""
         if self.log.free_bytes >= self.settings.minimum_free:
             return True
-        now = time.monotonic()
-        if now - self._full_since > 1.0:
-            self._full_since = now
-            space = os.statvfs(self.directory)
-            self._free = space.f_bavail * space.f_frsize
-        return self._free >= self.settings.minimum_free
+        space = os.statvfs(self.directory)
+        return space.f_bavail * space.f_frsize >= self.settings.minimum_free
 
     def append(self, message: Message, done: Done) -> None:
         """Keep a message; done(None) when it is durable, then place and shard are filled in and the caller holds it."""

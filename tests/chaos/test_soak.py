@@ -1,4 +1,4 @@
-"""Steady load, no faster than it is delivered, of which 5 % is deferred for long: what the queue takes on disk stays what its messages need.
+"""Steady load, as fast as it is delivered, of which 5 % is deferred for long: the queue takes what its mail needs.
 
 Some hundred megabytes in every run; FASTMTA_SOAK=600 for that many seconds of it.
 """
