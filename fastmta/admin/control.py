@@ -35,8 +35,8 @@ class ControlTarget(Protocol):
     An operation on a message answers whether it was done: the message is here, and was not so before.
     """
 
-    def sync(self) -> None:
-        """Make all state so far visible to readers of the index."""
+    def sync(self, done: Callable[[], None]) -> None:
+        """Make all state so far visible to readers of the index, then call done()."""
 
     def active_ids(self) -> list[str]:
         """The messages in the active queue."""
@@ -227,11 +227,20 @@ class ControlSession(asyncio.Protocol):
             self._slice(request, self._operation(request.op), iter(request.ids), [])
             return
         try:
+            if request.op == protocol.SYNC:
+                self._busy = True
+                self._target.sync(self._synced)
+                return
             answer = self._simple(request)
         except Exception as error:
+            self._busy = False
             self._target.control_failed(request.op, error)
             answer = Answer(ok=False, error="internal error")
         self._answer(answer)
+
+    def _synced(self) -> None:
+        if self._busy:
+            self._finish(Answer(ok=True))
 
     def _refusal(self, op: str) -> str:
         if self._uid in (0, self._owner):
@@ -245,8 +254,6 @@ class ControlSession(asyncio.Protocol):
     def _simple(self, request: Request) -> Answer:
         target = self._target
         match request.op:
-            case protocol.SYNC:
-                target.sync()
             case protocol.ACTIVE:
                 return Answer(ok=True, ids=target.active_ids())
             case protocol.STATUS:

@@ -8,7 +8,7 @@ None from take() releases the slot. The classes here are protocols: qmgr/ implem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -96,10 +96,3 @@ class DeliverContext(msgspec.Struct, frozen=True, eq=False):
     content: Callable[[Message], list[bytes]]
     own_addresses: frozenset[str] = frozenset()
     pass_on: Callable[[DeliveryRequest, str], None] | None = None
-
-
-def finish_all(
-    request: DeliveryRequest, result: Result, attempt: Attempt, recipients: Sequence[int] | None = None
-) -> None:
-    """Report the same result for every recipient."""
-    request.finish([result] * len(recipients if recipients is not None else request.recipients), attempt)

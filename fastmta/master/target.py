@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,9 @@ class WorkerTarget:
     def _operations(self) -> operations.Operations:
         return self._worker.operations
 
-    def sync(self) -> None:
-        """Make all state so far visible to readers of the index."""
-        self._worker.store.sync_index()
+    def sync(self, done: Callable[[], None]) -> None:
+        """Make all state so far visible to readers of the index, then call done()."""
+        self._worker.store.sync_index(done)
 
     def active_ids(self) -> list[str]:
         """The messages in the active queue."""

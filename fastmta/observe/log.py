@@ -95,7 +95,6 @@ class _Sink(Protocol):
     def put(self, data: bytes, second: int) -> None: ...
     def idle(self) -> bool: ...
     def reopen(self) -> None: ...
-    def discard(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -180,20 +179,6 @@ class Log:
         """Open the file or the connection anew: after a rotation, on reload."""
         self.flush()
         self._sink.reopen()
-
-    def forked(self) -> None:
-        """To be called in a child after fork(): it has another process id, and its parent's lines are not its own."""
-        self._tail = f"[{os.getpid()}]: "
-        self._prefixes.clear()
-        self._buffer.take()
-        self._sink.discard()
-        self._scheduled = False
-        self._defer = None
-
-    def attach(self, defer: Callable[[Callable[[], None]], object] | None) -> None:
-        """Gather lines from now on with this loop's call_soon; None: write each at once."""
-        self.flush()
-        self._defer = defer
 
     def close(self) -> None:
         """Flush and close. Later lines are still written, each at once."""

@@ -79,10 +79,6 @@ class FileSink:
         self._identity = (found.st_dev, found.st_ino)
         self._regular = stat.S_ISREG(found.st_mode)
 
-    def discard(self) -> None:
-        """Forget what is kept back (in a child after fork)."""
-        self._kept = b""
-
     def close(self) -> None:
         """Close the file; the next put() opens it again."""
         if self._fd >= 0:
@@ -168,10 +164,6 @@ class SyslogSink:
         """Connect anew with the next line."""
         self.close()
         self._tried = 0
-
-    def discard(self) -> None:
-        """Forget what is kept back (in a child after fork)."""
-        self._queue.clear()
 
     def close(self) -> None:
         """Close the socket."""

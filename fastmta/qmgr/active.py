@@ -438,10 +438,10 @@ class Active:
         if self.scheduler.draining:
             return
         now = self.now()
+        self.arm_refill(now + self.settings.queue_run_delay)  # whatever happens here
         room = min(self._deferred_limit - len(self.messages), CHUNK)
         if room <= 0 or self.recipients >= self.settings.message_recipient_limit:
             self._starved = True
-            self.arm_refill(now + self.settings.queue_run_delay)
             return
         if self._flushing:
             if self._flush_some(now, room):

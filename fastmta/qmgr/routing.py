@@ -25,7 +25,6 @@ BAD_SYNTAX: Final = Bounced("5.1.3", "bad address syntax")
 NULL_RECIPIENT: Final = Bounced("5.1.3", "null recipient address")
 DEFERRED_TRANSPORT: Final = Deferred("4.3.2", "deferred transport")
 UNAVAILABLE: Final = Deferred("4.3.0", "mail transport unavailable")
-RESOLVER_FAILURE: Final = Deferred("4.3.0", "address resolver failure")
 
 # Their destinations stand for reasons, not for sites: they never die and are not per recipient.
 REASON_TRANSPORTS: Final = frozenset({"error", "retry"})

@@ -81,12 +81,16 @@ class Behind:
                 index.set_meta(Meta(1, self._boot_id, *position))
             self.covered = position
 
-    def everything(self, index: Index, clean: bool) -> None:
-        """Write all there is, when nothing of the log waits for its sync. clean: and nothing will come any more."""
-        for _ in self._write(index, list(self.fresh)):
+    def show(self, index: Index) -> Chore:
+        """Write what there is now, so that readers see it; how far the index is stays the business of cycle()."""
+        yield from self._write(index, list(self.fresh))
+
+    def close(self, index: Index) -> None:
+        """Write all there is, when nothing of the log waits for its sync and nothing will come any more."""
+        for _ in self.show(index):
             pass
         with index:
-            index.set_meta(Meta(1, self._boot_id, *self.position, clean))
+            index.set_meta(Meta(1, self._boot_id, *self.position, True))
         self.covered = self.position
 
     def restart(self) -> None:

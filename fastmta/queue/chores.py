@@ -51,15 +51,20 @@ class Chores:
         self._loop = loop
         self._slice_time = slice_time
         self._queue: deque[Chore] = deque()
-        self._waiting_for = 0
+        self._waiting: deque[int] = deque()  # for each of them the batch that it waits for
         self._durable = 0
         self._timer: Timer | None = None
         self._pausing = False
         self.hurried = False  # no pauses: the loop still handles its events between the slices
 
-    def add(self, chore: Chore) -> None:
-        """Run it after those before it."""
-        self._queue.append(chore)
+    def add(self, chore: Chore, first: bool = False) -> None:
+        """Run it after those before it; first: before them, also before the rest of the one under way."""
+        if first:
+            self._queue.appendleft(chore)
+            self._waiting.appendleft(0)
+        else:
+            self._queue.append(chore)
+            self._waiting.append(0)
         if self._timer is None:
             self._timer = self._loop.call_soon(self._run)
 
@@ -71,10 +76,8 @@ class Chores:
     def durable(self, sequence: int) -> None:
         """Batches up to this one are durable."""
         self._durable = sequence
-        if self._waiting_for and self._waiting_for <= sequence:
-            self._waiting_for = 0
-            if self._timer is None:
-                self._timer = self._loop.call_soon(self._run)
+        if self._waiting and 0 < self._waiting[0] <= sequence and self._timer is None:
+            self._timer = self._loop.call_soon(self._run)
 
     @property
     def reached(self) -> int:
@@ -84,11 +87,10 @@ class Chores:
     def finish(self, until_durable: Callable[[int], None]) -> None:
         """Run all chores to their end now; until_durable blocks until that batch is durable."""
         while self._queue:
-            if self._waiting_for > self._durable:
-                until_durable(self._waiting_for)
+            if self._waiting[0] > self._durable:
+                until_durable(self._waiting[0])
             if self._pausing:
                 time.sleep(PAUSE_TIME)
-            self._waiting_for = 0
             self._pausing = False
             self._step()
         self.clear()
@@ -98,36 +100,37 @@ class Chores:
         for chore in self._queue:
             chore.close()
         self._queue.clear()
-        self._waiting_for = 0
+        self._waiting.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _step(self) -> None:
+        self._waiting[0] = 0
         try:
             wanted = next(self._queue[0])
-        except StopIteration:
+        except BaseException as error:
             self._queue.popleft()
-            return
-        except BaseException:
-            self._queue.popleft()
+            self._waiting.popleft()
+            if isinstance(error, StopIteration):
+                return
             raise
         if wanted is None:
             return
         if wanted == PAUSE:
             self._pausing = True
-        elif wanted > self._durable:
-            self._waiting_for = wanted
+        else:
+            self._waiting[0] = wanted
 
     def _run(self) -> None:
         self._timer = None
         end = time.perf_counter() + self._slice_time
         self._pausing = False
-        while self._queue and not self._waiting_for and not self._pausing:
+        while self._queue and self._waiting[0] <= self._durable and not self._pausing:
             self._step()
             if time.perf_counter() >= end:
                 break
-        if self._queue and not self._waiting_for:
+        if self._queue and self._waiting[0] <= self._durable:
             if self._pausing:
                 self._timer = self._loop.call_later(PAUSE_TIME, self._run)
             elif self.hurried:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar

@@ -66,8 +66,16 @@ class Recovery:
         self._opened = False
 
     def run(self, trust_index: bool, count: bool) -> Chore:
-        """Recover. count: the segments' live counters are to be found too (at the start; later they are known)."""
+        """Recover. count: the segments' live counters are to be found too (at the start; later they are known).
+
+        Raises OSError, lmdb.Error, such as when the disk is full: it may be called again after stop().
+        """
+        self._overlay.clear()
         old = [number for number in sorted(self._segments) if (number, 0) < self._limit]
+        if count:
+            self._count_anew(old)
+            if old:  # a process that was killed may have written what it did not sync: nothing may build on that
+                yield from self._segments.sync(old[-1])
         verdict: Verdict | None = None
         if old and trust_index and (self._directory / "data.mdb").exists():
             verdict = yield from self._verdict()
@@ -84,15 +92,20 @@ class Recovery:
         try:
             yield from self._replay(old, start, count)
         except (IndexDamaged, lmdb.Error) as error:
+            if isinstance(error, lmdb.DiskError | lmdb.MapFullError):
+                raise
             self._notify(f"queue shard {self._segments.shard}: index damaged ({error}): making it anew")
             self._wipe()
             self._overlay.clear()
             if count:
-                for number in old:
-                    segment = self._segments[number]
-                    segment.live = segment.live_bytes = 0
+                self._count_anew(old)
             yield from self._replay(old, (0, 0), count)
         self._behind.covered = self._limit
+
+    def _count_anew(self, old: list[int]) -> None:
+        for number in old:
+            segment = self._segments[number]
+            segment.live = segment.live_bytes = 0
 
     def stop(self) -> None:
         """Give up in the middle: what is done is done, the rest is for the next time."""

@@ -136,31 +136,54 @@ class Segments(dict[int, Segment]):
         self[number].size = size
 
     def unlink(self, number: int) -> Chore:
-        """Remove a segment, durably: in a thread, for it takes milliseconds. Ends when that is done. Raises OSError."""
+        """Remove a segment, durably. Ends when that is done. Raises OSError."""
         fd = self._files.pop(number, None)
         if fd is not None:
             os.close(fd)
         trouble: list[OSError] = []
-        thread = self._thread = threading.Thread(
-            target=self._unlink, args=(number, trouble), name="unlink", daemon=True
-        )
-        thread.start()
         try:
-            while thread.is_alive():
-                yield PAUSE
+            yield from self._in_thread(lambda: self._unlink(number), trouble)
         finally:  # who gives up waiting must know all the same what is there
-            thread.join()
             if not trouble:
                 self.forget(number)
         if trouble:
             raise trouble[0]
 
-    def _unlink(self, number: int, trouble: list[OSError]) -> None:
+    def _unlink(self, number: int) -> None:
+        self.path(number).unlink(missing_ok=True)
+        self.sync_directory()
+
+    def sync(self, number: int) -> Chore:
+        """Make a segment durable as it is, with its name. Ends when that is done. Raises OSError."""
+        trouble: list[OSError] = []
+        yield from self._in_thread(lambda: self._sync(number), trouble)
+        if trouble:
+            raise trouble[0]
+
+    def _sync(self, number: int) -> None:
+        fd = os.open(self.path(number), os.O_RDWR | os.O_CLOEXEC)
         try:
-            self.path(number).unlink(missing_ok=True)
-            self.sync_directory()
-        except OSError as error:
-            trouble.append(error)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        self.sync_directory()
+
+    def _in_thread(self, work: Callable[[], None], trouble: list[OSError]) -> Chore:
+        """What takes milliseconds is done in a thread. Ends when it is done, also when nobody waits any more."""
+
+        def run() -> None:
+            try:
+                work()
+            except OSError as error:
+                trouble.append(error)
+
+        thread = self._thread = threading.Thread(target=run, name="segments", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                yield PAUSE
+        finally:
+            thread.join()
 
     def join(self) -> None:
         """Wait for the removal that is under way, if there is one."""

@@ -23,7 +23,7 @@ import lmdb
 
 from fastmta._ext.commit import CommitThread
 from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
-from fastmta.queue.chores import Chore, Loop
+from fastmta.queue.chores import PAUSE, Chore, Loop
 from fastmta.queue.errors import QueueLocked
 from fastmta.queue.ids import FIRST_SERIAL, Serials
 from fastmta.queue.index import Index, IndexDamaged
@@ -32,6 +32,7 @@ from fastmta.queue.recover import INDEX_OPENED, Recovery
 from fastmta.queue.settings import QueueSettings
 
 ROUNDS: Final = 8
+RECOVERY_PAUSE: Final = 5.0  # seconds before a recovery that failed is tried again
 DAMAGED: Final = (IndexDamaged, lmdb.Error)
 
 
@@ -103,7 +104,7 @@ class Shard(Keeping):
         if self.index is not None:
             if self.recovery is None and not self.log.failed:
                 try:
-                    self.behind.everything(self.index, clean=True)
+                    self.behind.close(self.index)
                     (self.directory / INDEX_OPENED).unlink(missing_ok=True)
                     if self.index.count() == 0:
                         self.reclaim.clear()
@@ -133,11 +134,22 @@ class Shard(Keeping):
 
     def _recover(self, recovery: Recovery, trust_index: bool, count: bool) -> Chore:
         self._chores.hurried = True
-        yield from recovery.run(trust_index, count)
-        self._chores.hurried = False
+        try:
+            yield from recovery.run(trust_index, count)
+        except (OSError, lmdb.Error) as error:  # the disk may be full now: what waits for it waits a little longer
+            self.notify(f"queue shard {self.number}: cannot make its index: {error}: trying again")
+            recovery.stop()
+            self._loop.call_later(RECOVERY_PAUSE, self._recover_again, recovery, trust_index, count)
+            return
+        finally:
+            self._chores.hurried = False
         self.index = recovery.index
         self.recovery = None
         self.giving.restart()
+
+    def _recover_again(self, recovery: Recovery, trust_index: bool, count: bool) -> None:
+        if recovery is self.recovery:
+            self._chores.add(self._recover(recovery, trust_index, count))
 
     def _index_failed(self, error: Exception, index: Index | None) -> None:
         """The index could not be written, which is for another time, or is damaged: then make it anew."""
@@ -282,26 +294,36 @@ class Shard(Keeping):
             self._ticked = self.behind.position[0]
             self._chores.add(self._cycle(self.index))
 
-    def sync_index(self) -> None:
-        """All state so far becomes visible to readers of the index; waits for one sync of the log.
+    def sync_index(self, done: Callable[[], None] | None = None) -> None:
+        """All state so far becomes visible to readers of the index; then done() is called, without it this waits.
 
-        On a full disk what can not be written is not visible.
+        On a full disk what can not be written is not visible, and nothing is while the shard recovers.
         """
-        if self.index is None:
-            return
-        for _ in range(ROUNDS):
-            if self._collected >= (last := self.hurry()):
-                break
-            self._wait(last)
-        if self.unsettled:
-            return
-        self._chores.finish(self._wait)
-        index = self.index
-        if index is not None:
-            try:
-                self.behind.everything(index, clean=False)
-            except DAMAGED as error:
-                self._index_failed(error, index)
+        if self.index is not None:
+            self._chores.add(self._show(self.index, done), first=True)
+        elif done is not None:
+            done()
+        if done is None:
+            self._chores.finish(self._wait)
+
+    def _show(self, index: Index, done: Callable[[], None] | None) -> Chore:
+        self._chores.hurried = True
+        try:
+            for _ in range(ROUNDS):  # what completes may bring more
+                if self._collected >= (last := self.hurry()):
+                    break
+                if done is None:
+                    self._wait(last)
+                while self._collected < last:
+                    yield PAUSE
+            if not self.unsettled:
+                yield from self.behind.show(index)
+        except DAMAGED as error:
+            self._loop.call_soon(self._index_failed, error, index)
+        finally:
+            self._chores.hurried = False
+            if done is not None:
+                done()
 
     def _cycle(self, index: Index) -> Chore:
         try:

@@ -213,7 +213,15 @@ class Store:
         shard = self._shard_of(queue_id)
         return shard is not None and shard.expire(queue_id)
 
-    def sync_index(self) -> None:
-        """All state so far becomes visible to readers of the index."""
-        for shard in self.shards.values():
-            shard.sync_index()
+    def sync_index(self, done: Callable[[], None]) -> None:
+        """All state so far becomes visible to readers of the index; done() is called after that."""
+        left = len(self.shards)
+
+        def one_is_done() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self._loop.call_soon(done)
+
+        for shard in list(self.shards.values()):
+            shard.sync_index(one_is_done)

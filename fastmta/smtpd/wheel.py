@@ -49,12 +49,6 @@ class Wheel:
         if slot is not None and slot in self._slots:
             self._slots[slot].discard(item)
 
-    def sooner(self, item: Timed) -> None:
-        """Its timeout became shorter."""
-        if item in self._place:
-            self.remove(item)
-            self._put(item)
-
     def _put(self, item: Timed) -> None:
         # one more than the timeout, since a second that has begun does not count
         slot = max(item.active + (item.timeout or 3600) + 1, self.now + 1)

@@ -13,7 +13,7 @@ import pytest
 from fastmta._ext import commit
 from fastmta.model.message import Message
 from fastmta.model.outcome import Deferred
-from fastmta.queue import ids
+from fastmta.queue import ids, shard
 from fastmta.queue.index import Index, IndexDamaged
 from tests.queue_kit import SMALL, Keeper, content_of
 
@@ -77,6 +77,96 @@ def test_a_listing_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
     assert in_time
     keeper.settle()
     assert len(keeper.waiting()) == 3
+    keeper.close()
+
+
+@pytest.mark.parametrize("failing", range(5))
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_recovery_on_a_full_disk_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anew: bool, failing: int
+) -> None:
+    keeper = Keeper(tmp_path / "q")
+    kept = keeper.keep(100)
+    expected = {message.queue_id: content_of(message) for message in kept}
+    for message in kept[:50]:
+        defer(keeper, message)
+    keeper.tick(3)
+    for message in kept[50:]:
+        defer(keeper, message)
+    keeper.settle()
+    if anew:
+        keeper.power_cut(tmp_path / "after")
+    else:
+        keeper.crash(tmp_path / "after")
+    live = {number: (segment.live, segment.live_bytes) for number, segment in keeper.shard.segments.items()}
+    keeper.close()
+    original = Index.__exit__
+    count = 0
+
+    def full(index: Index, kind: object, error: object, trace: object) -> None:
+        nonlocal count
+        count += 1
+        if failing <= count - 1 < failing + 2:
+            original(index, lmdb.DiskError, None, None)
+            raise lmdb.DiskError("No space left on device")
+        original(index, kind, error, trace)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Index, "__exit__", full)
+    monkeypatch.setattr(shard, "RECOVERY_PAUSE", 0.01)
+    again = Keeper(tmp_path / "after")
+    monkeypatch.undo()
+    if count > failing:
+        assert any("cannot make its index: No space left on device: trying again" in line for line in again.warnings)
+    known = again.shard.segments
+    assert {number: (known[number].live, known[number].live_bytes) for number in live} == live
+    assert again.waiting() == expected
+    again.close()
+
+
+def test_a_recovery_that_waits_for_the_disk_does_not_outlive_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(tmp_path / "q")
+    kept = keeper.keep(3)
+    keeper.crash(tmp_path / "after")
+    keeper.close()
+
+    def full(*_: object) -> None:
+        raise lmdb.DiskError("No space left on device")
+
+    monkeypatch.setattr(Index, "__exit__", full)
+    monkeypatch.setattr(shard, "RECOVERY_PAUSE", 0.01)
+    again = Keeper(tmp_path / "after", wait=False)
+    again.until(lambda: len(again.warnings) > 2)
+    more = again.keep(2)
+    again.close()
+    monkeypatch.undo()
+    again.loop.turn(0.05)
+    last = Keeper(tmp_path / "after")
+    assert last.waiting().keys() == {message.queue_id for message in [*kept, *more]}
+    last.close()
+
+
+def test_a_listing_is_not_held_up_by_the_work_under_way(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q")
+    stays = keeper.keep(200)
+    for message in stays:
+        defer(keeper, message)
+    keeper.settle()
+    keeper.shard.log.inject(commit.SYNC, 0, delay=1.0)  # the cycle waits for a batch that takes its time
+    keeper.shard.remove(stays.pop())
+    keeper.shard.tick()
+    keeper.loop.turn(0.0)
+    new = keeper.keep(5)
+    done: list[bool] = []
+    keeper.shard.sync_index(lambda: done.append(keeper.shard.busy))
+    keeper.until(lambda: bool(done))
+    index = keeper.shard.index
+    assert index is not None
+    assert index.count() == len(stays) + len(new)
+    assert all(index.get(message.queue_id) is not None for message in [*stays, *new])
+    keeper.until(lambda: not keeper.shard.busy)
+    assert keeper.waiting().keys() == {message.queue_id for message in stays}  # new ones are held
     keeper.close()
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +31,9 @@ class Target:
         self.calls: list[str] = []
         self.failures: list[str] = []
 
-    def sync(self) -> None:
+    def sync(self, done: Callable[[], None]) -> None:
         self.calls.append("sync")
+        asyncio.get_running_loop().call_soon(done)
 
     def active_ids(self) -> list[str]:
         return [queue_id for queue_id, queue in self.messages.items() if queue == "active"]
@@ -174,7 +175,7 @@ def test_another_session_is_served_between_slices(workers: Workers) -> None:
         return True
 
     target.delete = slow_delete  # type: ignore[method-assign]
-    target.sync = lambda: order.append("sync")  # type: ignore[method-assign]
+    target.sync = lambda done: (order.append("sync"), done())  # type: ignore[assignment,method-assign]
     with all_workers(workers.queue_directory) as (one,), all_workers(workers.queue_directory) as (other,):
         thread = threading.Thread(target=one.ask_about, args=(protocol.DELETE, ids, []))
         thread.start()

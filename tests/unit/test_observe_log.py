@@ -215,22 +215,6 @@ def test_syslog_that_is_down_costs_a_bounded_number_of_lines(monkeypatch: pytest
     log.close()
 
 
-def test_a_child_writes_its_own_lines_only(tmp_path: Path) -> None:
-    turns: list[Callable[[], None]] = []
-    log = file_log(tmp_path / "log", defer=turns.append)
-    log.write("smtp", "of the parent")
-    child = os.fork()
-    if child == 0:
-        log.forked()
-        log.write("smtp", "of the child")
-        os._exit(0)
-    os.waitpid(child, 0)
-    log.close()
-    text = (tmp_path / "log").read_text()
-    assert text.count("of the parent") == 1
-    assert f"[{child}]: of the child" in text
-
-
 @pytest.mark.parametrize(
     ("settings", "parameter"),
     [

@@ -9,7 +9,7 @@ import pytest
 
 from fastmta._ext.sched import DeliveryRequest
 from fastmta.model.envelope import NOTIFY_SUCCESS
-from fastmta.model.message import FLAG_DELAY_WARNED, FLAG_EXPIRE, FLAG_HOLD
+from fastmta.model.message import FLAG_DELAY_WARNED, FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Bounced, Deferred, Result
 from fastmta.qmgr.operations import Operations
 from tests.unit.qmgr_world import BUSY, OK, REFUSED, START, UNKNOWN, SimAgent, Way, Worker, World
@@ -279,6 +279,27 @@ def test_due_mail_is_taken_when_it_is_due(world: World) -> None:
     worker.active.arm_refill(START + 50)
     world.run(60)
     assert [when for when, *_ in agent.requests] == [START + 50]
+
+
+def test_a_queue_that_raises_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = world.worker()
+    agent = worker.transport(SimAgent())
+    worker.active.start()
+    world.run(1)
+    message = worker.message("a@a.example", arrival=START - 1000)
+    message.next_attempt = START + 50
+    worker.parked.add(message.queue_id)
+
+    def broken(*_: object) -> list[Message]:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "due", broken)
+    worker.active.arm_refill(START + 50)
+    with pytest.raises(ZeroDivisionError):
+        world.run(60)
+    monkeypatch.undo()
+    world.run(worker.active.settings.queue_run_delay)
+    assert len(agent.requests) == 1
 
 
 # -- operations

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -293,9 +293,10 @@ class Target:
     def _shard(self, queue_id: str) -> Shard | None:
         return self.shards.get(listing.shard_of(queue_id))
 
-    def sync(self) -> None:
+    def sync(self, done: Callable[[], None]) -> None:
         for shard in self.shards.values():
             shard.sync_index()
+        done()
 
     def active_ids(self) -> list[str]:
         return self.active
