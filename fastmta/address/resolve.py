@@ -24,7 +24,6 @@ CLASS_RELAY: Final = "relay"
 CLASS_DEFAULT: Final = "default"
 
 _DOMAINS_KEPT: Final = 20_000
-_FREE_TEXT: Final = frozenset(("error", "retry", "discard"))  # their next hop is a text to keep as it is
 DISCARDED: Final = "undeliverable postmaster notification discarded"
 
 
@@ -104,23 +103,24 @@ class Resolver:
 
     def _look(self, name: str) -> _Domain:
         settings = self._settings
+        if name.endswith(".") and not name.endswith(".."):
+            name = name[:-1]
         folded = name.lower()
-        if folded.endswith(".") and not folded.endswith(".."):
-            folded = folded[:-1]
         if self._is_local(folded):
-            transport, nexthop = _split(settings.local_transport, folded)
+            transport, nexthop = _split(settings.local_transport, name)
             return _Domain(True, transport, nexthop)
+        literal = ""
         if folded.startswith("["):
             valid = bool(literal_address(folded))
         elif settings.resolve_numeric_domain and valid_hostaddr(folded):
-            valid, folded = True, f"[{folded}]"
+            valid, folded, literal = True, f"[{folded}]", f"[{name}]"
         else:
             valid = valid_utf8_hostname(folded)
         if not valid:
             return _Domain(False, "", "")
         chosen = settings.relay_transport if self._is_relay_domain(folded) else settings.default_transport
-        transport, nexthop = _split(chosen, settings.relayhost or folded)
-        return _Domain(False, transport, nexthop, folded if folded[0] == "[" and name[0] != "[" else "")
+        transport, nexthop = _split(chosen, settings.relayhost or literal or name)
+        return _Domain(False, transport, nexthop, literal)
 
     def _is_local(self, folded: str) -> bool:
         if self._is_local_domain(folded):
@@ -161,7 +161,7 @@ class Resolver:
             return Resolved("discard", DISCARDED, recipient)
         domain = self._domains.get(domain_name) or self._remember(domain_name)
         if not domain.local:  # myhostname need not be in mydestination
-            transport, nexthop = _split(settings.local_transport, domain_name.lower())
+            transport, nexthop = _split(settings.local_transport, domain_name)
             return Resolved(transport, nexthop, recipient)
         return Resolved(domain.transport, domain.nexthop, recipient)
 
@@ -198,6 +198,4 @@ def _outside(domain: _Domain, address: str) -> Resolved | Bounced:
 def _split(transport: str, nexthop: str) -> tuple[str, str]:
     """A "transport:nexthop" setting, with the next hop to use where it names none."""
     channel, _, own = transport.partition(":")
-    if own:
-        nexthop = own
-    return channel, nexthop if channel in _FREE_TEXT else nexthop.lower()
+    return channel, own or nexthop

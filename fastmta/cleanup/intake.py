@@ -76,6 +76,10 @@ class LineLog(Protocol):
         """Log a warning."""
         ...
 
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
+        """Log a bug of ours, with its traceback."""
+        ...
+
 
 class IntakeSettings(msgspec.Struct, frozen=True):
     """From main.cf. message_size_limit 0: none."""
@@ -212,8 +216,9 @@ class Intake:
 
         try:
             self._store.append(message, appended)
-        except Exception as error:  # a bug of ours, or a queue that is closing: the client shall try again
-            appended(error)
+        except Exception as error:  # a bug of ours: the client shall try again
+            self._log.panic("cleanup", f"{queue_id}: {error!r}", error)
+            done(WRITE_ERROR)
 
     def accept_own(
         self,

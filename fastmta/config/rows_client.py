@@ -66,15 +66,12 @@ _SMTP: Final = (
         "smtp_connection_cache_destinations",
         LIST,
         "",
-        state=State.NOT_YET,
         doc="destinations whose connections are always kept",
     ),
     Parameter("smtp_connection_cache_time_limit", TIME, "2s", 1, doc="how long an idle connection is kept"),
     Parameter("smtp_connection_reuse_time_limit", TIME, "300s", 1, doc="how long a connection is used"),
     Parameter("smtp_connection_reuse_count_limit", INT, "0", doc="messages over one connection; 0 means no limit"),
-    Parameter(
-        "smtp_cname_overrides_servername", BOOL, "no", state=State.NOT_YET, doc="use the name that a CNAME points to"
-    ),
+    Parameter("smtp_cname_overrides_servername", BOOL, "no", doc="use the name that a CNAME points to"),
     Parameter("smtp_send_xforward_command", BOOL, "no", state=State.NOT_YET),
     Parameter("smtp_tls_security_level", STR, "", doc="none, may or encrypt"),
     Parameter("smtp_tls_cert_file", STR, "", doc="PEM file with our client certificate"),

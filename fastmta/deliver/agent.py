@@ -80,6 +80,9 @@ class Log(Protocol):
     def warning(self, service: str, text: str) -> None:
         """Log a line that begins with "warning: "."""
 
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
+        """Log a bug of ours, with its traceback."""
+
 
 class DeliverContext(msgspec.Struct, frozen=True, eq=False):
     """What a worker gives its agents.

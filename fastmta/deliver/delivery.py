@@ -342,7 +342,7 @@ class Delivery:
             self._recipients().fail(Trouble("4.3.5", "Server configuration error", throttle=True), final=True)
             self._go_on(None, None)
         except Exception as error:
-            self._agent.warn(f"{self._nexthop}: internal error: {error!r}")
+            self._agent.context.log.panic(self._agent.ident, f"{self._nexthop}: {error!r}", error)
             self._recipients().fail(Trouble("4.3.0", "mail system internal error"), final=True)
             self._go_on(None, None)
 

@@ -7,11 +7,12 @@ network port"), which the caller turns into a deferral. Postfix smtp(8), transpo
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from functools import lru_cache
 
 import msgspec
+
+from fastmta.address.hostname import valid_utf8_hostname
 
 
 class NexthopError(Exception):
@@ -39,21 +40,26 @@ def parse_site(text: str, default_port: str) -> Site:
     if bracketed:
         host, bracket, rest = text[1:].partition("]")
         if not bracket:
-            raise NexthopError(f"missing ']' in server description: {text}")
+            raise NexthopError(f'missing "]" in server description: {text}')
         if rest.startswith(":"):
-            port = rest[1:]
+            port = rest[1:] or default_port
         elif rest:
-            raise NexthopError(f"garbage after ']' in server description: {text}")
-        if host[:5].lower() == "ipv6:":
-            host = host[5:]
+            raise NexthopError(f'garbage after "]" in server description: {text}')
     else:
         host, colon, rest = text.rpartition(":")
         if colon:
-            port = rest
+            port = rest or default_port
+            if not host:
+                raise NexthopError(f"missing host information in server description: {text}")
         else:
             host = text
-    if not host:
-        raise NexthopError(f"empty host in server description: {text}")
+    bare = host[5:] if bracketed and host[:5].lower() == "ipv6:" else host
+    if numeric_address(bare) is not None:
+        host = bare
+    elif not valid_utf8_hostname(host):
+        raise NexthopError(f"valid hostname or network address required in server description: {text}")
+    if port[:1].isdigit() and not (port.isascii() and port.isdigit()):
+        raise NexthopError(f"garbage after numerical service in server description: {text}")
     return Site(text, host, port_number(port, text), bracketed)
 
 
@@ -76,8 +82,8 @@ def port_number(port: str, text: str) -> int:
 
 def numeric_address(host: str) -> tuple[int, str] | None:
     """(family, canonical text) of an address literal, else None."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+        return family, socket.inet_ntop(family, socket.inet_pton(family, host))
+    except (OSError, ValueError):
         return None
-    return (socket.AF_INET if address.version == 4 else socket.AF_INET6), str(address)

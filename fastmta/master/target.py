@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ import fastmta
 from fastmta.address.resolve import Resolved
 from fastmta.admin.protocol import ACTIVE_QUEUE, DEFERRED, HOLD_QUEUE, Destination, ShardState, Status, Why
 from fastmta.qmgr import operations
+from fastmta.qmgr.routing import destination_name
 
 if TYPE_CHECKING:
     from fastmta._ext.sched import Destination as SchedDestination
@@ -124,7 +124,7 @@ class WorkerTarget:
                 way = self._worker.addresses.resolve(message.envelope.recipients[index].address)
                 if isinstance(way, Resolved):
                     transport = active.scheduler.transports.get(way.transport)
-                    known = transport.destinations.get(way.nexthop.lower()) if transport else None
+                    known = transport.destinations.get(destination_name(way.nexthop)) if transport else None
                     destinations[way.transport, way.nexthop] = (
                         _destination(known) if known else Destination(way.transport, way.nexthop)
                     )
@@ -148,8 +148,7 @@ class WorkerTarget:
 
     def control_failed(self, op: str, error: Exception) -> None:
         """Log that an operation failed in a way that nobody foresaw."""
-        for line in f"control request {op}: {''.join(traceback.format_exception(error))}".splitlines():
-            self._worker.log.panic("master", line)
+        self._worker.log.panic("master", f"control request {op}: {error!r}", error)
 
 
 def _destination(destination: SchedDestination) -> Destination:

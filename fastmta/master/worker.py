@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -267,12 +266,7 @@ class Worker:
 
     def failed(self, context: dict[str, Any]) -> None:
         """The loop's handler for what a callback raised: a bug of ours, logged with its traceback."""
-        error = context.get("exception")
-        text = str(context.get("message", "error"))
-        if error is not None:
-            text += "\n" + "".join(traceback.format_exception(error))
-        for line in text.splitlines():
-            self.log.panic("master", line)
+        self.log.panic("master", str(context.get("message", "error")), context.get("exception"))
 
 
 def _control_settings(cfg: Config) -> ControlSettings:

@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from fastmta.net.dns import Found, Resolver, Status, valid_hostname
+from fastmta.address.hostname import valid_utf8_hostname
+from fastmta.net.dns import Found, Resolver, Status
 from fastmta.net.hosts import HostsFile
 
 UNKNOWN: Final = "unknown"
@@ -76,7 +77,7 @@ class ClientNames:
                 status = TEMP if answer.status is Status.RETRY else PERM
                 return ClientName(UNKNOWN, UNKNOWN, status, status)
             name = str(answer.records[0])
-        if not valid_hostname(name):
+        if not valid_utf8_hostname(name):
             return ClientName(UNKNOWN, UNKNOWN, PERM, PERM)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         addresses: tuple[str, ...] = tuple(

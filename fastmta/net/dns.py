@@ -30,6 +30,7 @@ import dns.rcode
 import dns.rdatatype
 import msgspec
 
+from fastmta.address.hostname import valid_utf8_hostname
 from fastmta.net.resolvconf import DnsSettings
 
 MIN_TTL: Final = 1.0  # seconds: even a TTL of zero serves the callers of this moment
@@ -141,7 +142,7 @@ class Resolver:
         answer = self._cached(question)
         if answer is not None:
             return answer
-        if not valid_hostname(name):
+        if not valid_utf8_hostname(name):
             return NoAnswer(Status.NOTFOUND, f"Name service error for {name}: invalid host or domain name")
         task = self._flying.get(question)
         if task is None:
@@ -283,20 +284,20 @@ def _read(name: str, rdtype: int, chain: Any) -> Answer:
     """Turn records into ours."""
     canonical = chain.canonical_name.to_text(omit_final_dot=True)
     if rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-        return Found(tuple(str(ipaddress.ip_address(record.address)) for record in chain.answer), canonical)
+        return Found(tuple(record.address for record in chain.answer), canonical)
     records: list[Any] = []
     if rdtype == dns.rdatatype.MX:
         for record in chain.answer:
             host = record.exchange.to_text(omit_final_dot=True)
             if host == ".":
                 return NoAnswer(Status.NULLMX, f"Domain {name} does not accept mail (nullMX)")
-            if valid_hostname(host) or _is_address(host):
+            if valid_utf8_hostname(host) or _is_address(host):
                 records.append(MailExchanger(record.preference, host))
         records.sort(key=lambda mx: mx.preference)
     else:
         for record in chain.answer:
             host = record.target.to_text(omit_final_dot=True)
-            if valid_hostname(host) or _is_address(host):
+            if valid_utf8_hostname(host) or _is_address(host):
                 records.append(host)
     if not records:
         return NoAnswer(Status.INVALID, _malformed(name, rdtype).text)
@@ -330,24 +331,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def valid_hostname(name: str) -> bool:
-    """Postfix's valid_hostname(3): letters, digits, "-" and "_" in labels of 1 to 63, not all digits, at most 255
-    bytes.
-    """
-    if not name or len(name) > 255:
-        return False
-    if name.isascii():
-        if name.replace(".", "").isdigit():
-            return False
-        for label in name.split("."):
-            if not 0 < len(label) < 64 or label[0] == "-" or label[-1] == "-":
-                return False
-            if not label.replace("-", "").replace("_", "").isalnum() and label.strip("_-"):
-                return False
-        return True
-    try:
-        return valid_hostname(dns.name.from_text(name).to_text(omit_final_dot=True))
-    except (dns.exception.DNSException, UnicodeError):
-        return False

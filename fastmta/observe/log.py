@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
+import traceback
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -155,9 +156,12 @@ class Log:
         """Log "fatal: text"; ending the process is up to the caller."""
         self._severe(service, _FATAL, "fatal: " + text)
 
-    def panic(self, service: str, text: str) -> None:
-        """Log "panic: text": a bug of ours."""
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
+        """Log "panic: text": a bug of ours; and the traceback of the exception that showed it."""
         self._severe(service, _FATAL, "panic: " + text)
+        if error is not None:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                self._severe(service, _FATAL, "panic: " + line)
 
     def flush(self) -> None:
         """Write what was gathered, now."""

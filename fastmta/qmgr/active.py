@@ -28,7 +28,7 @@ from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
 from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
-from fastmta.qmgr.routing import UNAVAILABLE, Router, in_order, redirect
+from fastmta.qmgr.routing import UNAVAILABLE, Router, destination_name, in_order, redirect
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
 
@@ -382,7 +382,7 @@ class Active:
             request.finish([UNAVAILABLE] * len(request.recipients), NOWHERE)
         else:
             nexthop = nexthop or request.nexthop
-            request.pass_on(other.destination(nexthop.lower(), nexthop))
+            request.pass_on(other.destination(destination_name(nexthop), nexthop))
 
     def withdrawn(self, request: DeliveryRequest) -> None:
         """An entry that was taken back before anybody delivered it: its recipients stay without a result."""
@@ -394,7 +394,7 @@ class Active:
 
     def failed(self, where: str, error: BaseException) -> None:
         """A bug: an agent or the scheduler raised."""
-        self.log.panic("qmgr", f"{where}: {type(error).__name__}: {error}")
+        self.log.panic("qmgr", f"{where}: {type(error).__name__}: {error}", error)
 
     def arm(self, when: float) -> None:
         """The scheduler wants to be called at that time."""

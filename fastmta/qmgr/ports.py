@@ -94,8 +94,8 @@ class Log(Protocol):
     def warning(self, service: str, text: str, /) -> None:
         """A line that begins with "warning: "."""
 
-    def panic(self, service: str, text: str, /) -> None:
-        """A line that begins with "panic: "."""
+    def panic(self, service: str, text: str, error: BaseException | None = None, /) -> None:
+        """A line that begins with "panic: ", and the traceback of an exception."""
 
 
 class Timer(Protocol):

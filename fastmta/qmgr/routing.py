@@ -75,7 +75,7 @@ class Router:
         queue_name = self._queue_name(resolved) if self._single[name] else nexthop
         destination = transport.destinations.get(queue_name)
         if destination is None:
-            destination = transport.destination(queue_name.lower(), nexthop)
+            destination = transport.destination(destination_name(queue_name), nexthop)
         if destination.busy == 0:
             # With a place at work it is alive, or finds out itself.
             if flush:
@@ -99,6 +99,11 @@ class Router:
             return local
         ends = [at for at in (local.find(one, 1) for one in delimiters) if at > 0]
         return local[: min(ends)] if ends else local
+
+
+def destination_name(nexthop: str) -> str:
+    """What the queue for a next hop is called: hosts are the same in any case, paths of sockets are not."""
+    return nexthop if nexthop.startswith("unix:") else nexthop.lower()
 
 
 def redirect(message: Message, changed: dict[int, str]) -> None:

@@ -83,8 +83,8 @@ class LineLog(Protocol):
     def warning(self, service: str, text: str) -> None:
         """Log a warning."""
 
-    def panic(self, service: str, text: str) -> None:
-        """Log a bug of ours."""
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
+        """Log a bug of ours, with its traceback."""
 
 
 class WorkerContext:
@@ -161,9 +161,9 @@ class SmtpdService:
         """Log a warning."""
         self._log.warning(self._ident, text)
 
-    def panic(self, text: str) -> None:
+    def panic(self, text: str, error: BaseException) -> None:
         """Log a bug of ours."""
-        self._log.panic(self._ident, text)
+        self._log.panic(self._ident, text, error)
 
     # -- what has to be awaited
 

@@ -305,7 +305,7 @@ class Session:
         try:
             self.service.intake.accept(transaction, self._accepted)
         except Exception as error:  # a bug of ours: the client tries again
-            self.service.panic(f"{transaction.queue_id}: {error!r}")
+            self.service.panic(f"{transaction.queue_id}: {error!r}", error)
             return INTERNAL_ERROR
         answer, self._answer = self._answer, None
         self._waits = answer is None

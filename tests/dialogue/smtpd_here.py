@@ -62,7 +62,7 @@ class ListLog:
     def warning(self, service: str, text: str) -> None:
         self.lines.append(f"{service}: warning: {text}")
 
-    def panic(self, service: str, text: str) -> None:
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
         self.lines.append(f"{service}: panic: {text}")
 
 

@@ -105,7 +105,7 @@ def test_dovecot_answers_for_each_recipient(to_dovecot: Route, dovecot: Dovecot)
 def test_aiosmtpd_defers_bounces_and_takes_in_one_transaction(tmp_path: Path, kind: str) -> None:
     with tempfile.TemporaryDirectory(prefix="lmtp-") as folder:
         Path(folder).chmod(0o755)
-        path = Path(folder) / "socket"
+        path = Path(folder) / "Socket"
         hop = AiosmtpdHop(AIOSMTPD, PORT, lmtp=True, path=path if kind == "unix" else None)
         nexthop = f"unix:{path}" if kind == "unix" else f"inet:{AIOSMTPD}:{PORT}"
         with hop, LiveServer(tmp_path, {"default_transport": f"lmtp:{nexthop}"}) as server:
@@ -121,6 +121,8 @@ def test_aiosmtpd_defers_bounces_and_takes_in_one_transaction(tmp_path: Path, ki
                 "fullbox": ("bounced", "5.2.2"),
                 "nobody": ("bounced", "5.1.1"),
             }
+            name = f"mail.fastmta.test[{path}]" if kind == "unix" else f"{AIOSMTPD}[{AIOSMTPD}]:{PORT}"
+            assert {relay for relay, *_ in found.values()} == {name}
             assert found["yes"][3] == "250 2.0.0 <yes@lmtp.test> kept"
             assert found["yes2"][3] == "250 2.0.0 <yes2@lmtp.test> kept"
             hop.let_all_in()

@@ -221,7 +221,7 @@ class Worker:
     def warning(self, service: str, text: str) -> None:
         self.lines.append(f"{service}: warning: {text}")
 
-    def panic(self, service: str, text: str) -> None:
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
         self.panics.append(text)
 
     # mail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 
 import pytest
@@ -54,6 +55,9 @@ class Queue:
 
     def warning(self, service: str, text: str) -> None:
         self.write(service, "warning: " + text)
+
+    def panic(self, service: str, text: str, error: BaseException | None = None) -> None:
+        self.write(service, "panic: " + "".join(traceback.format_exception(error)))
 
     def commit(self) -> None:
         while self.later:
@@ -112,6 +116,8 @@ def test_a_queue_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "append", append)
     make(queue).accept(transaction(FIELDS), replies.append)
     assert [reply[:4] for reply in replies] == [b"451 "]
+    assert "panic: Traceback" in queue.lines[-1]
+    assert 'RuntimeError("closing")' in queue.lines[-1]
 
 
 def test_too_big() -> None:

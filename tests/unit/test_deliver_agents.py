@@ -11,7 +11,7 @@ from fastmta.config import load
 from fastmta.config.machine import Interface
 from fastmta.deliver.agents import build_agents
 from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, split_dsn
-from fastmta.deliver.nexthop import NexthopError, Site, parse_site, split_sites
+from fastmta.deliver.nexthop import NexthopError, Site, numeric_address, parse_site, split_sites
 from fastmta.deliver.settings import only_address
 from fastmta.deliver.smtp import SmtpAgent
 from fastmta.model.outcome import Bounced, Deferred, Result, Sent
@@ -108,16 +108,42 @@ def test_split_dsn() -> None:
         ("[127.0.0.1]:2525", Site("[127.0.0.1]:2525", "127.0.0.1", 2525, True)),
         ("[IPv6:::1]", Site("[IPv6:::1]", "::1", 25, True)),
         ("[::1]:26", Site("[::1]:26", "::1", 26, True)),
+        ("[127.0.0.1]:", Site("[127.0.0.1]:", "127.0.0.1", 25, True)),
+        ("example.com:", Site("example.com:", "example.com", 25, False)),
+        ("A_b.Example", Site("A_b.Example", "A_b.Example", 25, False)),
+        ("127.0.0.1:26", Site("127.0.0.1:26", "127.0.0.1", 26, False)),
     ],
 )
 def test_sites(text: str, site: Site) -> None:
     assert parse_site(text, "smtp") == site
 
 
-@pytest.mark.parametrize("text", ["[a", "[a]b", "a:0", "a:65536", "a:nothing", "[]", ":25"])
-def test_sites_that_make_no_sense(text: str) -> None:
-    with pytest.raises(NexthopError):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[a", 'missing "]" in server description: [a'),
+        ("[a]b", 'garbage after "]" in server description: [a]b'),
+        ("a:0", "bad network port: 0 for destination: a:0"),
+        ("a:65536", "bad network port: 65536 for destination: a:65536"),
+        ("a:nothing", "unknown service: nothing/tcp"),
+        ("a:25x", "garbage after numerical service in server description: a:25x"),
+        (":25", "missing host information in server description: :25"),
+        *(
+            (text, f"valid hostname or network address required in server description: {text}")
+            for text in ("[]", "[bad..name]:25", "[-bad]", "[1.2.3]", "[127.1]:25", "2130706433:25")
+        ),
+    ],
+)
+def test_sites_that_make_no_sense(text: str, words: str) -> None:
+    """The words are Postfix's."""
+    with pytest.raises(NexthopError) as raised:
         parse_site(text, "smtp")
+    assert str(raised.value) == words
+
+
+def test_an_ipv4_address_in_an_ipv6_one_is_written_as_the_c_library_does() -> None:
+    assert numeric_address("::FFFF:127.0.0.1") == (socket.AF_INET6, "::ffff:127.0.0.1")
+    assert numeric_address("127.1") is None
 
 
 def test_lists_of_sites() -> None:

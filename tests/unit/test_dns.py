@@ -13,8 +13,9 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from fastmta.address.hostname import valid_utf8_hostname
 from fastmta.net.clientname import FORGED, OK, PERM, TEMP, ClientName, ClientNames
-from fastmta.net.dns import Found, MailExchanger, NoAnswer, Resolver, Status, valid_hostname
+from fastmta.net.dns import Found, MailExchanger, NoAnswer, Resolver, Status
 from fastmta.net.hosts import HostsFile
 from fastmta.net.resolvconf import DnsSettings, dns_settings, parse_server
 from tests.delivery import run
@@ -278,7 +279,7 @@ def test_the_cache_has_a_bound() -> None:
     ],
 )
 def test_valid_hostname(name: str, valid: bool) -> None:
-    assert valid_hostname(name) == valid
+    assert valid_utf8_hostname(name) == valid
 
 
 # Names of clients

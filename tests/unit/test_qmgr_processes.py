@@ -48,7 +48,7 @@ class Idle:
     def write(self, _service: str, _line: str) -> None:
         pass
 
-    def panic(self, _service: str, text: str) -> None:
+    def panic(self, _service: str, text: str, error: BaseException | None = None) -> None:
         self.panics.append(text)
 
     def __getattr__(self, name: str) -> Any:
