@@ -90,6 +90,19 @@ def test_what_cannot_be_printed(tmp_path: Path, text: str, written: bytes) -> No
     assert (tmp_path / "log").read_bytes().endswith(b"]: " + written + b"\n")
 
 
+def test_a_bug_is_logged_with_its_traceback(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log")
+    try:
+        raise ZeroDivisionError("of all things")
+    except ZeroDivisionError as error:
+        log.panic("qmgr", "scheduler", error)
+    log.close()
+    lines = [line.partition("]: ")[2] for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines[:2] == ["panic: scheduler", "panic: Traceback (most recent call last):"]
+    assert lines[-1] == "panic: ZeroDivisionError: of all things"
+    assert any("test_a_bug_is_logged_with_its_traceback" in line for line in lines)
+
+
 def test_a_renamed_file_is_left_within_a_second(tmp_path: Path) -> None:
     path, clock = tmp_path / "log", Clock()
     log = file_log(path, clock=clock)
