@@ -91,7 +91,7 @@ cdef extern from "commitlog.h" nogil:
         void *vector
         commit_fault *faults
     int commit_start(commit_log *log)
-    void commit_signal(commit_log *log)
+    void commit_unlock_and_signal(commit_log *log)
     uint8_t *commit_rider(commit_log *log, size_t length)
     commit_entry *commit_new_entry "commit_entry"(commit_log *log, size_t head, int parts)
     void commit_recycle(commit_log *log, commit_batch *b)
@@ -217,8 +217,7 @@ cdef class CommitThread:
     cdef void shut(self):
         pthread_mutex_lock(&self.log.lock)
         self.log.stop = 1
-        commit_signal(self.log)
-        pthread_mutex_unlock(&self.log.lock)
+        commit_unlock_and_signal(self.log)
         with nogil:
             pthread_join(self.log.thread, NULL)
         self.log.started = 0
@@ -331,8 +330,7 @@ cdef class CommitThread:
         """Start on what has gathered; cheap when the thread is at work anyway."""
         pthread_mutex_lock(&self.log.lock)
         self.log.kicked = 1
-        commit_signal(self.log)
-        pthread_mutex_unlock(&self.log.lock)
+        commit_unlock_and_signal(self.log)
 
     def collect(self):
         """What has become durable or failed: [(sequence, segment, base, end, riders_error, [(token, place, error)])].

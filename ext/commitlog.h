@@ -417,6 +417,7 @@ static struct commit_batch *commit_fresh(struct commit_log *log)
 static void *commit_main(void *argument)
 {
     struct commit_log *log = argument;
+    int64_t linger = 0;
     pthread_mutex_lock(&log->lock);
     for (;;) {
         struct commit_batch *b = log->gather;
@@ -438,8 +439,15 @@ static void *commit_main(void *argument)
             if (log->stop)
                 break;
             log->kicked = 0;
-            log->waiting = 1;
-            pthread_cond_wait(&log->wake, &log->lock);
+            if (commit_now() < linger) {
+                /* riders are likely to come soon: then nobody has to wake this thread only to have it wait again */
+                struct timespec t = {linger / 1000000000, linger % 1000000000};
+                log->waiting = 2;
+                pthread_cond_timedwait(&log->wake, &log->lock, &t);
+            } else {
+                log->waiting = 1;
+                pthread_cond_wait(&log->wake, &log->lock);
+            }
             log->waiting = 0;
             continue;
         }
@@ -449,6 +457,7 @@ static void *commit_main(void *argument)
 
         commit_batch(log, b);
 
+        linger = commit_now() + log->lazy_ns;
         pthread_mutex_lock(&log->lock);
         if (b->riders_error) {
             commit_put_back(log, b);
@@ -485,9 +494,12 @@ static int commit_start(struct commit_log *log)
     return error;
 }
 
-static void commit_signal(struct commit_log *log)
+/* Unlock, then wake the thread if it waits: woken before, it would have to wait for the lock. */
+static void commit_unlock_and_signal(struct commit_log *log)
 {
-    if (log->waiting)
+    int waiting = log->waiting;
+    pthread_mutex_unlock(&log->lock);
+    if (waiting)
         pthread_cond_signal(&log->wake);
 }
 

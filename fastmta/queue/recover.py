@@ -301,4 +301,4 @@ class Recovery:
         self._overlay.clear()
         with index:
             index.set_meta(Meta(VERSION, self._boot_id, *position))
-        index.trim(20000)
+        index.trim(4000)

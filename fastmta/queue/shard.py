@@ -334,7 +334,7 @@ class Shard(Keeping):
                     break
                 yield self.hurry()
                 yield from self.behind.changes(index)
-            index.trim(5000)
+            index.trim(1000)
         except DAMAGED as error:
             self._loop.call_soon(self._index_failed, error, index)
         except OSError as error:
