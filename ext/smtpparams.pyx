@@ -88,11 +88,12 @@ cdef class Parameters:
         """RFC 3461 section 4.1: NEVER, or a list of the others."""
         cdef int mask = 0
         for word in value.split(b","):
+            if not word:
+                continue  # as in Postfix
             bit = NOTIFY.get(word.upper(), 0)
             if bit == 0:
-                if word:
-                    self.bad_notify = word + b"\0" + value
+                self.bad_notify = word + b"\0" + value
                 return False
             mask |= bit
         self.notify = mask
-        return not mask & 1 or mask == 1
+        return mask == 1 or (mask and not mask & 1)

@@ -80,6 +80,7 @@ cdef class SmtpServer(HeldInput):
         self, const unsigned char *p, Py_ssize_t n, bint ended, const unsigned char *after, Py_ssize_t rest
     ) except -1
     cdef int improper(self, const unsigned char *after, Py_ssize_t rest) except -1
+    cdef bint is_not_smtp(self, const unsigned char *p, Py_ssize_t stop)
     cdef int unknown(self, const unsigned char *p, Py_ssize_t n, Py_ssize_t stop) except -1
     cdef int dispatch(self, int command, const unsigned char *p, Py_ssize_t n, bint bare) except -1
     cdef int helo(self, int command, list words) except -1

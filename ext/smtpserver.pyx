@@ -321,7 +321,7 @@ cdef class SmtpServer(HeldInput):
             return self.check_errors()
         self.where_command = command
         self.total[command] += 1
-        if self.denied and command != C_QUIT:
+        if self.denied and command != C_QUIT and not (command == C_UNKNOWN and self.is_not_smtp(p, stop)):
             self.reply(b"503 5.7.0 Error: access denied for %s\r\n" % self.handler.client.encode())
             self.errors += 1
             return self.check_errors()
@@ -347,13 +347,17 @@ cdef class SmtpServer(HeldInput):
             self.close()
         return 0
 
-    cdef int unknown(self, const unsigned char *p, Py_ssize_t n, Py_ssize_t stop) except -1:
-        """No command of ours, or no SMTP at all."""
-        if (
+    cdef bint is_not_smtp(self, const unsigned char *p, Py_ssize_t stop):
+        """A header field, a word of smtpd_forbidden_commands, or what is no word at all."""
+        return (
             is_header(p, stop)
             or (self.limits.forbid_non_letters and not is_letter(p[0]))
             or word_in(p, stop, self.limits.forbidden_commands)
-        ):
+        )
+
+    cdef int unknown(self, const unsigned char *p, Py_ssize_t n, Py_ssize_t stop) except -1:
+        """No command of ours, or no SMTP at all."""
+        if self.is_not_smtp(p, stop):
             self.handler.notice(N_NOT_SMTP, p[:n if n < 100 else 100])
             self.reply(b"221 2.7.0 Error: I can break rules, too. Goodbye.\r\n")
             return self.close()
@@ -540,13 +544,13 @@ cdef class SmtpServer(HeldInput):
         self.chunk_last = last
         self.chunk_reply = None
         self.state = AT_CHUNK
-        if self.chunk_failed:
+        if self.chunk_size == 0 and not last:
+            self.handler.notice(N_BDAT_NULL, b"")
+            self.chunk_reply = b"551 5.7.1 Null BDAT request\r\n"
+        elif self.chunk_failed:
             self.chunk_reply = b"551 5.0.0 Discarded %d bytes after earlier error\r\n" % self.chunk_size
         elif self.recipients == 0:
             self.chunk_reply = NO_VALID_RCPT if self.in_mail else NEED_RCPT
-        elif self.chunk_size == 0 and not last:
-            self.handler.notice(N_BDAT_NULL, b"")
-            self.chunk_reply = b"551 5.7.1 Null BDAT request\r\n"
         elif 0 < self.limits.message_size_limit < self.chunk_size:
             self.handler.notice(N_BDAT_SIZE, b"")
             self.chunk_reply = b"552 5.3.4 Chunk exceeds message size limit\r\n"
@@ -695,7 +699,8 @@ cdef class SmtpServer(HeldInput):
             if command == C_HELO or command == C_EHLO:
                 self.reset()
                 self.helo_seen = True
-                self.esmtp = command == C_EHLO
+                if command == C_EHLO:
+                    self.esmtp = True  # HELO after that takes nothing back, as in Postfix
             elif command == C_STARTTLS:
                 self.state = AT_TLS
                 self.attention |= A_TLS

@@ -227,7 +227,7 @@ _OURS: Final = (
         "yes",
         doc="send the commands of the next message behind the content of the one before, where PIPELINING is offered",
     ),
-    Parameter("fastmta_queue_shards", INT, "16", 1, 4096, doc="folders that the queue is divided into, at most"),
+    Parameter("fastmta_queue_shards", INT, "16", 1, 16, doc="folders that the queue is divided into, at most"),
     Parameter(
         "fastmta_queue_segment_size", SIZE, "67108864", 65536, doc="bytes at which a log file of the queue is closed"
     ),

@@ -23,6 +23,7 @@ import msgspec
 
 from fastmta.master.identity import Identity
 from fastmta.observe.log import LogSettings
+from fastmta.queue.ids import SHARDS_MOST
 
 if TYPE_CHECKING:
     from fastmta._ext.shared import SharedTable
@@ -52,7 +53,6 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
     listeners: tuple[tuple[Service, tuple[socket.socket, ...]], ...]
     shared: SharedTable
     primary_shard: int
-    shards: int  # how many shards there can be
     ready_fd: int
     control_fd: int
     identity: Identity
@@ -63,8 +63,8 @@ class Assignment(msgspec.Struct, frozen=True, eq=False):
         return shard == self.primary_shard or shard % self.slots == self.slot
 
     def candidates(self) -> list[int]:
-        """The shards that `may_adopt` allows, the primary one first."""
-        others = range(self.slot, self.shards, self.slots)
+        """The shards that `may_adopt` allows, the primary one first; those too that fastmta_queue_shards had once."""
+        others = range(self.slot, SHARDS_MOST, self.slots)
         return [self.primary_shard, *(shard for shard in others if shard != self.primary_shard)]
 
     def ready(self) -> None:

@@ -90,6 +90,9 @@ class Spool:
         """Make the folders, or set right who owns them."""
         self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         (self.directory / "pid").mkdir(mode=0o755, exist_ok=True)
+        corrupt = self.directory / "corrupt"  # what is damaged is put there, by who may not make it
+        corrupt.mkdir(mode=0o700, exist_ok=True)
+        identity.give(corrupt)
         public = self.directory / "public"
         public.mkdir(mode=0o710, exist_ok=True)
         identity.give(public, public_gid)

@@ -322,7 +322,6 @@ class Supervisor:
             listeners=generation.bound,
             shared=self.shared,
             primary_shard=shard,
-            shards=generation.shards,
             ready_fd=ready_fd,
             control_fd=control_fd,
             identity=generation.identity,

@@ -213,12 +213,18 @@ class Keeping:
             self.behind.parked[message.queue_id] = (message, sequence)
             self.giving.parked(message)
 
-    def give_up(self, message: Message) -> None:
-        """What is on disk is not what was written: set it aside, report it, take it out of the queue."""
+    def give_up(self, message: Message) -> bool:
+        """What is on disk is not what was written: set it aside, report it, take it out of the queue.
+
+        False: it could not be set aside, and stays in the queue.
+        """
         place = message.place
         assert place is not None
-        self.segments.set_aside(place.segment, place.offset, place.length, f"{message.queue_id}: damaged message")
+        what = f"{message.queue_id}: damaged message"
+        if not self.segments.set_aside(place.segment, place.offset, place.length, what):
+            return False
         self.remove(message)
+        return True
 
     @property
     def durable(self) -> int:
@@ -314,18 +320,17 @@ class Keeping:
     # Contents
 
     def content(self, message: Message) -> list[bytes]:
-        """The content in wire form, from memory or from its segment. Raises Damaged: then it is out of the queue."""
+        """The content in wire form, from memory or from its segment.
+
+        Raises Damaged: it is out of the queue, or stays there because there is no copy of it; OSError: it may be
+        readable another time.
+        """
         if message.content is not None:
             return message.content
         place = message.place
         if place is None:
             raise Damaged(f"{message.queue_id} is not in the queue")
-        try:
-            record = self.segments.read(place)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EIO):
-                raise
-            record = None
+        record = self.segments.read(place)
         if record is None:
             self.give_up(message)
             raise Damaged(f"{message.queue_id}: damaged in the queue")

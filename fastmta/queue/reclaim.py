@@ -56,7 +56,7 @@ class Reclaim:
         return sorted(
             number
             for number, segment in segments.items()
-            if number < newest and segment.live_bytes <= share * max(segment.size, floor)
+            if number < newest and not segment.pinned and segment.live_bytes <= share * max(segment.size, floor)
         )[:SEGMENTS_AT_ONCE]
 
     def run(self, index: Index) -> Generator[int | None, None, bool]:
@@ -103,8 +103,7 @@ class Reclaim:
         if content is None:
             record = shard.segments.read(place)
             if record is None:
-                shard.give_up(message)
-                return 1
+                return int(shard.give_up(message))
             content = [record[2]]
         meta = encode((message.envelope, state_of(message), number))
 

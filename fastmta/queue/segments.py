@@ -28,7 +28,7 @@ class Segment:
     when that is not known (written before the start).
     """
 
-    __slots__ = ("live", "live_bytes", "number", "size", "tombs")
+    __slots__ = ("live", "live_bytes", "number", "pinned", "size", "tombs")
 
     def __init__(self, number: int, size: int, tombs: dict[int, int] | None) -> None:
         """Nothing in it is alive yet."""
@@ -37,6 +37,7 @@ class Segment:
         self.live = 0
         self.live_bytes = 0
         self.tombs = tombs
+        self.pinned = False  # it has something damaged of which there is no copy
 
 
 class Segments(dict[int, Segment]):
@@ -112,13 +113,12 @@ class Segments(dict[int, Segment]):
         salt = header[2] if header is not None else 0
         return Scanner(fd, self[number].size if end is None else end, start, salt)
 
-    def set_aside(self, number: int, offset: int, length: int, why: str) -> None:
-        """Copy a damaged stretch to the folder "corrupt" and report it."""
+    def set_aside(self, number: int, offset: int, length: int, why: str) -> bool:
+        """Copy a damaged stretch to the folder "corrupt", durably, and report it. False: that failed; the segment stays
+        as long as it is open here.
+        """
         name = f"shard-{self.shard:02d}-{number:010d}-{offset}"
-        self._set_aside += 1
-        if self._set_aside <= REPORTS or self._set_aside % REPORTS == 0:
-            where = f"{length} bytes at {offset} set aside as corrupt/{name}"
-            self._notify(f"queue shard {self.shard}: segment {number}: {why}: {where} (number {self._set_aside})")
+        where = f"{length} bytes at {offset} set aside as corrupt/{name}"
         try:
             self._corrupt.mkdir(mode=0o700, exist_ok=True)
             with (self._corrupt / name).open("wb") as copy:
@@ -127,8 +127,20 @@ class Segments(dict[int, Segment]):
                     copy.write(piece)
                     offset += len(piece)
                     length -= len(piece)
+                copy.flush()
+                os.fsync(copy.fileno())
         except OSError as error:
-            self._notify(f"queue shard {self.shard}: cannot set corrupt/{name} aside: {error}")
+            known = self.get(number)
+            if known is not None:
+                known.pinned = True
+            self._notify(
+                f"queue shard {self.shard}: segment {number}: {why}: cannot set corrupt/{name} aside: {error}: it stays"
+            )
+            return False
+        self._set_aside += 1
+        if self._set_aside <= REPORTS or self._set_aside % REPORTS == 0:
+            self._notify(f"queue shard {self.shard}: segment {number}: {why}: {where} (number {self._set_aside})")
+        return True
 
     def truncate(self, number: int, size: int) -> None:
         """Cut a torn end off."""

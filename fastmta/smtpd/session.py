@@ -374,7 +374,7 @@ class Session:
             limit = service.line_length_limit
             service.warn(f"{client}: request longer than {limit}: {said.translate(_CONTROL)}...")
         elif kind == machine.NOTICE_NOT_SMTP:
-            service.warn(f"non-{self._protocol()} command from {client}: {said}")
+            service.warn(f"non-SMTP command from {client}: {_escape(text)}")
         elif kind == machine.NOTICE_BARE_LF:
             self._log_refusal(said, "bare <LF> received")
         elif kind == machine.NOTICE_SIZE:

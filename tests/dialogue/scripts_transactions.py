@@ -72,6 +72,77 @@ TRANSACTIONS = [
         [*TRANSACTION, Step(b"BDAT 0\r\n"), Step(b"BDAT 0 LAST\r\n"), MAIL, RCPT, Step(b"BDAT 0 LAST\r\n"), QUIT],
     ),
     Script(
+        "chunks: nothing, where there is another error",
+        [
+            EHLO,
+            Step(b"BDAT 0\r\n"),
+            MAIL,
+            Step(b"BDAT 0\r\n"),
+            RCPT,
+            Step(b"BDAT 3\r\nabc"),
+            Step(b"BDAT 0\r\n"),
+            QUIT,
+        ],
+    ),
+    Script(
+        "HELO takes nothing back",
+        [
+            EHLO,
+            Step(b"HELO x.example\r\n"),
+            Step(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<r@relay.example>\r\n", 2),
+            Step(b"BDAT 3 LAST\r\nabc"),
+            QUIT,
+        ],
+    ),
+    Script(
+        "HELO alone does not pipeline",
+        [Step(b"HELO x\r\n"), Step(b"MAIL FROM:<a@b.example>\r\nRCPT TO:<r@relay.example>\r\n")],
+    ),
+    *(
+        Script(f"no SMTP after EHLO: {line.decode('latin-1')}", [EHLO, Step(line + b"\r\n")])
+        for line in (b"GET /", b"Subject: x", b"GET \xc3\xa4\x01", b"1234")
+    ),
+    *(
+        Script(
+            f"no SMTP from who is refused: {line.decode()}",
+            [Step(line + b"\r\n"), QUIT],
+            {**STRANGER, "smtpd_delay_reject": "no", "smtpd_client_restrictions": "permit_mynetworks, reject"},
+        )
+        for line in (b"GET /", b"Subject: x", b"FOO", b"1234")
+    ),
+    Script(
+        "lists of NOTIFY",
+        [
+            EHLO,
+            MAIL,
+            *steps(
+                *(
+                    b"RCPT TO:<r@relay.example> NOTIFY=" + words
+                    for words in (
+                        b"success,delay,",
+                        b",",
+                        b"",
+                        b",,failure",
+                        b"never,",
+                        b"never,delay",
+                        b"x",
+                        b"x,success",
+                    )
+                )
+            ),
+            QUIT,
+        ],
+    ),
+    Script(
+        "addresses that Postfix makes something of",
+        [EHLO, *steps(b"MAIL FROM:<>x", b"RSET", b"MAIL FROM:<g:;>", b"RSET")],
+        deviations={
+            b"MAIL FROM:<>x\r\n": (b"501 5.1.7 Bad sender address syntax\r\n", "text after the address is an error"),
+            b"MAIL FROM:<g:;>\r\n": (b"501 5.1.7 Bad sender address syntax\r\n", "a group is no path (RFC 5321)"),
+        },
+        log_differs="what is refused is logged",
+    ),
+    Script(
         "chunks: pipelined",
         [
             EHLO,
