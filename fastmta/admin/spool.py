@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,8 @@ from fastmta.queue.listing import Entry, Listing
 from fastmta.queue.settings import QueueSettings, shard_directory
 from fastmta.queue.shard import Shard
 
-_HELD_KEPT: Final = 50_000  # queue ids of held messages that are remembered for the end of the listing
+_HELD_KEPT: Final = 2000  # held messages that are kept for the end of the listing
+_HELD_PATIENCE: Final = 0.2  # seconds that they are kept
 _UNREADABLE: Final = (IndexDamaged, lmdb.Error, OSError)
 
 
@@ -38,12 +40,16 @@ class SpoolError(Exception):
 
 
 class Spool:
-    """The queue, for the length of a `with` block. problems: what could not be read, a sentence each."""
+    """The queue, for the length of a `with` block.
+
+    problems: what could not be read, a sentence each; notes: what was found and put right meanwhile.
+    """
 
     def __init__(self, queue_directory: Path, settings: QueueSettings | None = None) -> None:
         """Find the workers and the shards."""
         self.directory = queue_directory
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self._settings = settings or QueueSettings()
         try:
             self._shards = listing.shards_in(queue_directory)
@@ -53,6 +59,7 @@ class Spool:
         self._listings: dict[int, Listing] = {}
         self._opened: dict[int, Shard] = {}
         self._owners: dict[int, Worker] | None = None
+        self._looked_at: set[int] = set()  # shards whose index was found whole, or made anew
         self._active: list[str] | None = None
         self._loop = BareLoop()
 
@@ -93,32 +100,25 @@ class Spool:
     # Reading
 
     def entries(self) -> Iterator[Entry]:
-        """All messages: those in the active queue first, those on hold last, as Postfix lists them."""
+        """All messages: those in the active queue first; those on hold last, as Postfix lists them, if that is soon."""
         active = self._sync()
         for queue_id in active:
             entry = self._find(queue_id)
             if entry is not None and entry.queue != listing.HOLD:
                 yield entry
         shown = frozenset(active)
-        held: list[str] = []
-        more_held = False
+        held: list[Entry] = []
+        begin = time.monotonic()
         for number in self._shards:
             for entry in self._read(number):
                 if entry.queue == listing.HOLD:
-                    if len(held) < _HELD_KEPT:
-                        held.append(entry.envelope.queue_id)
-                    else:
-                        more_held = True
+                    held.append(entry)
+                    if len(held) >= _HELD_KEPT or time.monotonic() - begin > _HELD_PATIENCE:
+                        yield from held  # to have begun is worth more than the order
+                        held.clear()
                 elif entry.envelope.queue_id not in shown:
                     yield entry
-        if more_held:
-            for number in self._shards:
-                yield from (entry for entry in self._read(number) if entry.queue == listing.HOLD)
-            return
-        for queue_id in held:
-            entry = self._find(queue_id)
-            if entry is not None:
-                yield entry
+        yield from held
 
     def find(self, queue_id: str) -> Entry | None:
         """The message of that queue id."""
@@ -140,14 +140,43 @@ class Spool:
         try:
             return self._listing(number).find(queue_id)
         except _UNREADABLE as error:
-            self._problem(number, error)
-            return None
+            trouble: BaseException = error
+        if self._repair(number):
+            try:
+                return self._listing(number).find(queue_id)
+            except _UNREADABLE as error:
+                trouble = error
+        self._problem(number, trouble)
+        return None
 
     def _read(self, number: int) -> Iterator[Entry]:
+        last = ""
+        repaired = False
+        while True:
+            try:
+                for entry in self._listing(number).entries(last):
+                    last = entry.envelope.queue_id
+                    yield entry
+                return
+            except _UNREADABLE as error:
+                if repaired or not self._repair(number):
+                    self._problem(number, error)
+                    return
+                repaired = True
+
+    def _repair(self, number: int) -> bool:
+        """The index of a shard cannot be read: where nobody runs it, make it anew."""
+        if number in self._opened or self._owner(number) is not None:
+            return False
+        reading = self._listings.pop(number, None)
+        if reading is not None:
+            reading.close()
         try:
-            yield from self._listing(number).entries()
+            self._recover(number)
         except _UNREADABLE as error:
             self._problem(number, error)
+            return False
+        return True
 
     def _problem(self, number: int, error: BaseException) -> None:
         problem = f"cannot list all of {shard_directory(self.directory, number).name}: {error}"
@@ -177,11 +206,14 @@ class Spool:
                 found = Listing(directory, index=shard.index)
             else:
                 active = frozenset(self._active or ())
-                found = Listing(directory, active)
-                if not found.is_current and self._owner(number) is None:
+                owned = self._owner(number) is not None
+                found = Listing(directory, active, wary=not (owned or number in self._looked_at))
+                if not found.is_current and not owned:
                     found.close()
                     self._recover(number)
                     found = Listing(directory, active)
+                if found.is_missing and owned:
+                    self._problem(number, IndexDamaged("its index is being made"))
             self._listings[number] = found
         return found
 
@@ -192,6 +224,7 @@ class Spool:
         except QueueLocked:
             return  # a worker is just starting on it
         del self._opened[number]
+        self._looked_at.add(number)
 
     def _open(self, number: int) -> Shard:
         shard = self._opened.get(number)
@@ -200,7 +233,7 @@ class Spool:
             if reading is not None:
                 reading.close()
             shard = Shard(
-                shard_directory(self.directory, number), number, self._settings, self.problems.append, self._loop
+                shard_directory(self.directory, number), number, self._settings, self.notes.append, self._loop
             )
             shard.open()
             self._opened[number] = shard

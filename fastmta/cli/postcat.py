@@ -65,6 +65,8 @@ def _main(tool: Tool, argv: list[str]) -> int:
             entry = spool.find(queue_id)
             if entry is None:
                 out.flush()
+                if spool.problems:
+                    raise Fatal(f"open queue file {queue_id}: {'; '.join(spool.problems)}")
                 raise Fatal(f"open queue file {queue_id}: No such file or directory")
             path = path_of(entry.queue, queue_id)
             limit = config.get_int("line_length_limit")

@@ -89,12 +89,13 @@ def show(tool: Tool, config: Config, *, as_json: bool) -> int:
                 out.flush()
                 block.clear()
                 size, first = 0, False
-        block.append(form.end())
+        if not (first and spool.problems):  # else it is not known to be empty
+            block.append(form.end())
         out.write("".join(block).encode("utf-8", "replace"))
         out.flush()
-        for problem in spool.problems:
-            tool.say(f"warning: {problem}")
-    return 0
+        for text in (*spool.notes, *spool.problems):
+            tool.say(f"warning: {text}")
+    return EX_UNAVAILABLE if spool.problems else 0
 
 
 def flush(config: Config) -> int:

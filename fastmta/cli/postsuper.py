@@ -19,7 +19,7 @@ import msgspec
 
 from fastmta.admin import protocol
 from fastmta.admin.spool import Spool, SpoolError
-from fastmta.cli.tool import Fatal, Tool, become_owner, is_queue_id
+from fastmta.cli.tool import EX_FAILURE, Fatal, Tool, become_owner, is_queue_id
 from fastmta.config import Config
 from fastmta.observe.log import Log
 from fastmta.queue.listing import ACTIVE, DEFERRED, HOLD, INCOMING
@@ -110,13 +110,13 @@ def _main(tool: Tool, argv: list[str]) -> int:
             if wanted and "ALL" not in wanted:
                 for name in wanted:
                     run.some(action, (line.rstrip("\n") for line in sys.stdin) if name == "-" else [name])
-    for problem in spool.problems:
-        tool.say(f"warning: {problem}")
+    for text in (*spool.notes, *spool.problems):
+        tool.say(f"warning: {text}")
     for op, text in TOTALS:
         if op in counts:
             journal.tell(f"{text}: {counts[op]} message{'' if counts[op] == 1 else 's'}")
     journal.close()
-    return 0
+    return EX_FAILURE if spool.problems else 0
 
 
 class _Run:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from fastmta.admin.client import NotAllowedError, RefusedError, UnreachableError
+from fastmta.admin.spool import SpoolError
 from fastmta.cli.directory import config_directory
 from fastmta.config import Config, ConfigError, load
 from fastmta.master import identity
@@ -56,7 +57,14 @@ class Tool:
         except Fatal as error:
             self._fatal(str(error))
             return self.failure if error.status is None else error.status
-        except (ConfigError, identity.IdentityError, UnreachableError, NotAllowedError, RefusedError) as error:
+        except (
+            ConfigError,
+            identity.IdentityError,
+            UnreachableError,
+            NotAllowedError,
+            RefusedError,
+            SpoolError,
+        ) as error:
             self._fatal(str(error))
             return self.failure
         except BrokenPipeError:

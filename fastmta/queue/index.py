@@ -93,8 +93,14 @@ def due_key(state: State | None) -> bytes:
 class Index:
     """An open index. Writes go between `begin()` and `commit()`, or in a `with index:`."""
 
-    def __init__(self, directory: Path, map_size: int, read_only: bool = False, lock: bool = True) -> None:
-        """map_size: bytes of address space; lock False: nobody else writes. Raises lmdb.Error, OSError."""
+    def __init__(
+        self, directory: Path, map_size: int, read_only: bool = False, lock: bool = True, wary: bool = False
+    ) -> None:
+        """map_size: bytes of address space; lock False: nobody else writes. Raises lmdb.Error, OSError.
+
+        wary: raise IndexDamaged for a file that is shorter than it says, as one may be that was not damaged, too: to
+        read behind the end of a file ends the process.
+        """
         if not read_only:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._env = lmdb.open(
@@ -109,14 +115,29 @@ class Index:
             lock=lock,
             mode=0o600,
         )
+        if wary:
+            needs = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+            has = (directory / "data.mdb").stat().st_size
+            if has < needs:
+                self._env.close()
+                raise IndexDamaged(f"{has} bytes are there of {needs}")
         create = not read_only
         self._entries = self._env.open_db(b"entries", create=create)
         self._due = self._env.open_db(b"due", dupsort=True, dupfixed=True, create=create)
         self._places = self._env.open_db(b"places", dupsort=True, dupfixed=True, create=create)
         self._meta = self._env.open_db(b"meta", create=create)
         self._file = str(directory.resolve() / "data.mdb")
+        self._inode = Path(self._file).stat().st_ino
         self._txn: lmdb.Transaction[bytes] | None = None
         self._reads = 0
+
+    @property
+    def in_place(self) -> bool:
+        """Whether its file is still where others look for it."""
+        try:
+            return Path(self._file).stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     # Writing
 

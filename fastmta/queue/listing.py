@@ -81,9 +81,16 @@ class Listing:
     """One shard, open for reading. active: the queue ids that its owner has in its active queue."""
 
     def __init__(
-        self, directory: Path, active: Collection[str] = frozenset(), index: queue_index.Index | None = None
+        self,
+        directory: Path,
+        active: Collection[str] = frozenset(),
+        index: queue_index.Index | None = None,
+        wary: bool = False,
     ) -> None:
-        """A shard without an index is an empty one. index: the owner's, where that is this process: LMDB wants one."""
+        """A shard without an index is an empty one. index: the owner's, where that is this process: LMDB wants one.
+
+        wary: nobody has looked whether the index is whole.
+        """
         self.directory = directory
         self._active = active
         self._index = index
@@ -91,7 +98,7 @@ class Listing:
         if index is not None:
             return
         try:
-            self._index = queue_index.Index(directory / "index", _MAP_SIZE, read_only=True)
+            self._index = queue_index.Index(directory / "index", _MAP_SIZE, read_only=True, wary=wary)
         except (FileNotFoundError, lmdb.NotFoundError):
             pass
         except lmdb.Error:
@@ -110,16 +117,21 @@ class Listing:
         meta = self._index.meta() if self._index is not None else None
         return meta is not None and meta.clean
 
-    def entries(self) -> Iterator[Entry]:
-        """All messages, oldest first, as they are when their turn comes."""
+    @property
+    def is_missing(self) -> bool:
+        """Whether there is no index to what the log may have."""
+        return self._index is None and any((self.directory / "log").glob("*.seg"))
+
+    def entries(self, after: str = "") -> Iterator[Entry]:
+        """All messages, oldest first, as they are when their turn comes; those behind that queue id."""
         index = self._index
         if index is None:
             return
-        after = b""
-        while rows := index.entries(after, _ROWS):
+        key = queue_index.key_of(after) if after else b""
+        while rows := index.entries(key, _ROWS):
             for _, row in rows:
                 yield self._entry(row)
-            after = rows[-1][0]
+            key = rows[-1][0]
             index.trim(20 * _ROWS)
 
     def find(self, queue_id: str) -> Entry | None:

@@ -45,6 +45,7 @@ class Shard(Keeping):
         """notify: gets one line of text for the log about what went wrong (damage, a failed sync)."""
         super().__init__(directory, number, settings, notify, loop)
         self._lock = -1
+        self._when_recovered: list[Callable[[], None]] = []
 
     # Opening and closing
 
@@ -146,6 +147,9 @@ class Shard(Keeping):
         self.index = recovery.index
         self.recovery = None
         self.giving.restart()
+        waiting, self._when_recovered = self._when_recovered, []
+        for done in waiting:
+            self._loop.call_soon(self.sync_index, done)
 
     def _recover_again(self, recovery: Recovery, trust_index: bool, count: bool) -> None:
         if recovery is self.recovery:
@@ -290,6 +294,8 @@ class Shard(Keeping):
 
     def tick(self) -> None:
         """To be called every settings.index_interval seconds; a segment that became full is an occasion too."""
+        if self._index_is_gone():
+            return
         if self.index is not None and not self._chores.busy and (not self.behind.idle or self.reclaim.due()):
             self._ticked = self.behind.position[0]
             self._chores.add(self._cycle(self.index))
@@ -297,14 +303,26 @@ class Shard(Keeping):
     def sync_index(self, done: Callable[[], None] | None = None) -> None:
         """All state so far becomes visible to readers of the index; then done() is called, without it this waits.
 
-        On a full disk what can not be written is not visible, and nothing is while the shard recovers.
+        On a full disk what can not be written is not visible. While the shard recovers this waits for the end of that.
         """
+        self._index_is_gone()
         if self.index is not None:
             self._chores.add(self._show(self.index, done), first=True)
         elif done is not None:
-            done()
+            if self.recovering:
+                self._when_recovered.append(done)
+            else:
+                done()
         if done is None:
             self._chores.finish(self._wait)
+
+    def _index_is_gone(self) -> bool:
+        """Whether somebody took the index away: then it is being made anew."""
+        index = self.index
+        if index is None or index.in_place:
+            return False
+        self._index_failed(IndexDamaged("its file is gone"), index)
+        return True
 
     def _show(self, index: Index, done: Callable[[], None] | None) -> Chore:
         self._chores.hurried = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -145,6 +146,40 @@ def test_a_recovery_that_waits_for_the_disk_does_not_outlive_its_shard(
     last = Keeper(tmp_path / "after")
     assert last.waiting().keys() == {message.queue_id for message in [*kept, *more]}
     last.close()
+
+
+def test_a_listing_waits_for_the_end_of_a_recovery(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q")
+    kept = keeper.keep(300)
+    for message in kept:
+        defer(keeper, message)
+    keeper.settle()
+    keeper.power_cut(tmp_path / "after")
+    keeper.close()
+    again = Keeper(tmp_path / "after", wait=False)
+    done: list[bool] = []
+    again.shard.sync_index(lambda: done.append(True))
+    assert not done
+    again.until(lambda: bool(done))
+    assert not again.shard.recovering
+    assert again.shard.index is not None
+    assert again.shard.index.count() == 300
+    again.close()
+
+
+def test_an_index_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path / "q")
+    kept = keeper.keep(30)
+    for message in kept:
+        defer(keeper, message)
+    keeper.tick(2)
+    shutil.rmtree(tmp_path / "q" / "shard-00" / "index")
+    keeper.shard.tick()
+    assert keeper.shard.recovering
+    keeper.until(lambda: not keeper.shard.recovering)
+    assert (tmp_path / "q" / "shard-00" / "index" / "data.mdb").exists()
+    assert keeper.waiting().keys() == {message.queue_id for message in kept}
+    keeper.close()
 
 
 def test_a_listing_is_not_held_up_by_the_work_under_way(tmp_path: Path) -> None:
