@@ -169,8 +169,8 @@ static int commit_write(struct commit_log *log, struct iovec *v, size_t n, uint6
 
 static int commit_sync(struct commit_log *log)
 {
+    log->syncs++; /* that it begins can be seen */
     int error = commit_fault(log, OP_SYNC);
-    log->syncs++;
     if (error)
         return error;
     return fdatasync(log->fd) < 0 ? errno : 0;
