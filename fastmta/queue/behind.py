@@ -16,7 +16,7 @@ from fastmta.queue.index import Index, Meta, due_key
 from fastmta.queue.model import Entry, State
 
 STEP: Final = 64
-TRIM: Final = 1000  # messages, of which each touches some pages of the index, and each page maps its neighbours
+TRIM: Final = 400  # messages: each touches some pages of the index, and the kernel maps the neighbours of each
 
 
 class Behind:

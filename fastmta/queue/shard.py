@@ -23,6 +23,7 @@ import lmdb
 
 from fastmta._ext.commit import CommitThread
 from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
+from fastmta.queue.behind import TRIM
 from fastmta.queue.chores import PAUSE, Chore, Loop
 from fastmta.queue.errors import QueueLocked
 from fastmta.queue.ids import FIRST_SERIAL, Serials
@@ -183,7 +184,9 @@ class Shard(Keeping):
         if self.index is None or limit <= 0:
             return []
         try:
-            return self.giving.due(self.index, now, limit)
+            found = self.giving.due(self.index, now, limit)
+            self.index.trim(TRIM)
+            return found
         except DAMAGED as error:
             self._index_failed(error, self.index)
             return []
@@ -352,7 +355,7 @@ class Shard(Keeping):
                     break
                 yield self.hurry()
                 yield from self.behind.changes(index)
-            index.trim(1000)
+            index.trim(TRIM)
         except DAMAGED as error:
             self._loop.call_soon(self._index_failed, error, index)
         except OSError as error:
