@@ -31,11 +31,12 @@ class _ExpansionError(Exception):
 class Expansion:
     """The result of one expansion: text; undefined: some $name had no value; error: what is wrong with the syntax."""
 
-    __slots__ = ("_lookup", "_out", "error", "undefined")
+    __slots__ = ("_lookup", "_out", "_scan", "error", "undefined")
 
-    def __init__(self, text: str, lookup: Lookup) -> None:
-        """Expands text; lookup gives the unexpanded value of a name, or None."""
+    def __init__(self, text: str, lookup: Lookup, *, scan: bool = False) -> None:
+        """Expands text; lookup gives the unexpanded value of a name, or None. scan: every branch is looked at."""
         self._lookup = lookup
+        self._scan = scan
         self._out: list[str] = []
         self.undefined = False
         self.error = ""
@@ -101,14 +102,14 @@ class Expansion:
             return
         if text[at] == "?":
             chosen, at = self._operand(text, at + 1)
-            if value:
+            if value or self._scan:
                 self._parse(chosen, out, depth)
             if at == len(text):
                 return
             if text[at] != ":":
                 raise _ExpansionError(f'":" expected at: "...{chosen}}}>>>{text[at:]:.20}"')
         chosen, at = self._operand(text, at + 1)
-        if not value:
+        if not value or self._scan:
             self._parse(chosen, out, depth)
         if at < len(text):
             raise _ExpansionError(f'unexpected input at: "...{chosen}}}>>>{text[at:]:.20}"')
@@ -149,12 +150,23 @@ class Expansion:
             out: list[str] = []
             self._parse(side, out, depth)
             sides.append("".join(out))
+        if self._scan:
+            return "", at
         return "true" if _compare(sides[0], sides[1], operator, suffix) else "", at
 
 
 def expand(text: str, lookup: Lookup) -> Expansion:
     """Expand every $name of a value."""
     return Expansion(text, lookup)
+
+
+def scan(text: str, see: Callable[[str], None]) -> str:
+    """Tell of every name that a value mentions, in any branch, as often as it does; returns what is wrong, or ""."""
+
+    def lookup(name: str) -> None:
+        see(name)
+
+    return Expansion(text, lookup, scan=True).error
 
 
 def names_in(text: str) -> set[str]:

@@ -97,6 +97,25 @@ _RAW: Final = frozenset(
 # Set by the program, not by a file: an assignment has no effect, as in Postfix.
 READ_ONLY: Final = frozenset({"config_directory", "process_id", "process_name", "service_name"})
 
+# Former names that the defaults of their successors mention: known, but shown only where they are set.
+LEGACY: Final = frozenset(
+    {
+        "authorized_verp_clients",
+        "fallback_relay",
+        "lmtp_per_record_deadline",
+        "postscreen_blacklist_action",
+        "postscreen_dnsbl_ttl",
+        "postscreen_dnsbl_whitelist_threshold",
+        "postscreen_whitelist_interfaces",
+        "smtp_per_record_deadline",
+        "smtpd_client_connection_limit_exceptions",
+        "smtpd_per_record_deadline",
+        "tlsproxy_client_level",
+        "tlsproxy_client_policy",
+        "virtual_maps",
+    }
+)
+
 
 @cache
 def rows() -> dict[str, Parameter]:
