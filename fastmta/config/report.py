@@ -50,7 +50,7 @@ def _add(
 
 def _row(config: Config, name: str) -> Parameter | None:
     """The parameter; of a per-transport family only where master.cf has that transport."""
-    row = parameters.rows().get(name) or parameters.not_yet().get(name)
+    row = parameters.rows().get(name) or parameters.unread().get(name)
     if row is not None or name in READ_ONLY:
         return row if name not in READ_ONLY else None
     for service in config.services:
@@ -74,10 +74,9 @@ def _mentioned(config: Config) -> set[str]:
     names = _names(config.definitions())
     for service in config.services:
         names |= _names({name: Definition(value, "", 0) for name, value in service.options})
-    for table in (parameters.rows(), parameters.not_yet()):
-        for name, row in table.items():
-            if "$" in row.default and not config.is_set(name):
-                names |= names_in(row.default)
+    for name, row in parameters.table().items():
+        if "$" in row.default and not config.is_set(name):
+            names |= names_in(row.default)
     names.update(config.get_list("smtpd_restriction_classes"))
     return names
 

@@ -44,6 +44,7 @@ class _Run:
         self._tool = tool
         self._mode: Mode = read_mode(tool, argv)
         self.directory = self._mode.directory or str(find_directory())
+        self._groups = self._read_groups()
 
     def warn(self, text: str) -> None:
         # what was printed before comes before, also when both go to one file
@@ -136,17 +137,16 @@ class _Run:
         elif mode.has("P"):
             show = printer.settings
         else:
-            groups = self._groups()
 
             def show(wanted: list[str]) -> None:
-                printer.parameters(groups, wanted)
+                printer.parameters(self._groups, wanted)
 
         show(mode.arguments)
         if not defaults and not mode.quiet:
             for line in names.unused(main=not of_master):
                 self.warn(line)
 
-    def _groups(self) -> frozenset[str]:
+    def _read_groups(self) -> frozenset[str]:
         chosen: set[str] = set()
         for text in self._mode.classes or ["all"]:
             for word in text.replace(",", " ").split():

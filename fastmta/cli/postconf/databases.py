@@ -20,24 +20,24 @@ from fastmta.config.values import to_list
 
 Warn = Callable[[str], None]
 
-_QUERY: Final = "query select_field table where_field additional_conditions"
 _RESULT: Final = "domain result_format expansion_limit"
+_SQL: Final = f"query select_field table where_field additional_conditions {_RESULT}"
+_SERVER: Final = "hosts user password dbname idle_interval retry_interval"
 OPTIONS: Final[dict[str, tuple[str, ...]]] = {
-    kind: tuple(f"{own} {_RESULT}".split())
-    for kind, own in {
+    kind: tuple(options.split())
+    for kind, options in {
         "ldap": "server_host server_port timeout search_base query_filter result_attribute special_result_attribute "
         "terminal_result_attribute leaf_result_attribute result_filter scope bind bind_dn bind_pw cache cache_expiry "
         "cache_size recursion_limit size_limit dereference chase_referrals version debuglevel sasl_mechs sasl_realm "
         "sasl_authz_id sasl_minssf start_tls tls_ca_cert_dir tls_ca_cert_file tls_cert tls_key tls_require_cert "
-        "tls_random_file tls_cipher_suite",
-        "mysql": f"hosts user password dbname {_QUERY} option_file option_group require_result_set charset "
-        "tls_cert_file tls_key_file tls_CAfile tls_CApath tls_verify_cert tls_ciphers retry_interval idle_interval "
-        "result_filter",
-        "pgsql": f"hosts user password dbname encoding {_QUERY} select_function retry_interval idle_interval "
-        "result_filter",
-        "sqlite": f"dbpath {_QUERY} result_filter",
-        "memcache": "memcache backup flags ttl key_format data_size_limit line_size_limit max_try retry_pause timeout",
-        "mongodb": "uri dbname collection query_filter projection result_attribute",
+        f"tls_random_file tls_cipher_suite {_RESULT}",
+        "mysql": f"{_SERVER} {_SQL} option_file option_group require_result_set charset tls_cert_file tls_key_file "
+        "tls_CAfile tls_CApath tls_verify_cert tls_ciphers",
+        "pgsql": f"{_SERVER} {_SQL} select_function encoding",
+        "sqlite": f"dbpath {_SQL}",
+        "memcache": "memcache backup flags ttl key_format domain data_size_limit line_size_limit max_try retry_pause "
+        "timeout",
+        "mongodb": f"uri dbname collection query_filter projection result_attribute {_RESULT}",
     }.items()
 }
 PATTERNS: Final = ("regexp", "pcre")

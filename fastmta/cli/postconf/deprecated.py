@@ -14,6 +14,7 @@ _NOTHING: Final = (
     "smtp_cname_overrides_servername",
     "smtpd_tls_dh1024_param_file",
     "smtpd_tls_eecdh_grade",
+    "tls_legacy_public_key_fingerprints",
 )
 _RENAMED: Final = {
     "authorized_verp_clients": "smtpd_authorized_verp_clients",

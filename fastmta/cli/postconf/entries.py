@@ -55,14 +55,15 @@ class Entry:
         """Service/type."""
         return f"{self.words[0]}/{self.words[1]}"
 
-    def read_settings(self) -> None:
-        """Fill settings from the arguments."""
+    def read_settings(self, shared: dict[str, dict[str, str]]) -> None:
+        """Fill settings from the arguments. shared: what entries of the same name before this one have, and keep."""
+        self.settings = shared.get(self.name)
         for at in self.options():
             if self.words[at] == "-o":
                 pair = split_name_value(self.words[at + 1])
                 if not isinstance(pair, str):
                     if self.settings is None:
-                        self.settings = {}
+                        self.settings = shared.setdefault(self.name, {})
                     self.settings[pair[0]] = pair[1]
 
     def options(self) -> Iterator[int]:

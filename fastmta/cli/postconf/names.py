@@ -22,7 +22,6 @@ from fastmta.config import Config, ConfigError, parameters
 from fastmta.config.expand import expand, scan
 from fastmta.config.maincf import Definition
 from fastmta.config.parameters import FAMILIES, LEGACY, Kind
-from fastmta.config.values import to_list
 
 Warn = Callable[[str], None]
 
@@ -54,9 +53,8 @@ class Names:
         self._warn = warn
         self._computed: dict[str, str] = {}
         self.known: dict[str, Name] = {}
-        for table in (parameters.rows(), parameters.not_yet()):
-            for name, row in table.items():
-                self.known[name] = Name(BUILTIN, None if name in _COMPUTED else row.default, row.kind is Kind.RAW)
+        for name, row in parameters.table().items():
+            self.known[name] = Name(BUILTIN, None if name in _COMPUTED else row.default, row.kind is Kind.RAW)
         for name in LEGACY:
             self.known[name] = Name(OLD, "")
         self.known["config_directory"] = Name(BUILTIN, directory if main is not None else "/etc/postfix")
@@ -88,8 +86,9 @@ class Names:
         """The names that values mention. quiet: nothing is said about what tables in files have in vain."""
         databases = Databases(self._warn, quiet=quiet)
         classes = self._classes(None)
+        shared: dict[str, dict[str, str]] = {}
         for entry in self.entries:
-            entry.read_settings()
+            entry.read_settings(shared)
         for entry in self.entries:
             if entry.settings is not None:
                 for name in self._classes(entry):
@@ -124,7 +123,8 @@ class Names:
         """The restriction classes that a file, or an entry, lists."""
         settings = self.main if entry is None else entry.settings or {}
         text = settings.get("smtpd_restriction_classes")
-        return to_list(expand(text, settings.get).text) if text else ()
+        # braces mean nothing here
+        return tuple(expand(text, settings.get).text.replace(",", " ").split()) if text else ()
 
     def _scan(self, settings: dict[str, str], entry: Entry | None) -> None:
         """Look at all values of a file or of an entry."""

@@ -20,17 +20,16 @@ USAGE: Final = (
     "[-X (exclude)] [-# (comment-out)] [name...]"
 )
 # In the order in which messages name them.
-_ORDER: Final = "aAbCdefFhHjlmMnopPtTxX#"
+_ORDER: Final = "aAbdefFhHjlmMnopPtTxX#"
 _MAJOR: Final = "aAbltmpMFPT"
 # No two of a group go together.
 _EXCLUSIVE: Final = (_MAJOR, "den#X", "fe#X", "xe#X", "ode#X", "he#XH", "je#X", "jhH")
-# What goes with a major mode; -C goes with the display of main.cf.
+# What goes with a major mode.
 _WITH: Final = {
-    "p": "eX#fhHjCxdno",
+    "p": "eX#fhHjxdno",
     "M": "eX#fojx",
     "F": "efhHjox",
     "P": "eXfhHjox",
-    "C": "pdnjfhHx",
 }
 _CHANGES: Final = {"e": Change.SET, "#": Change.COMMENT, "X": Change.REMOVE}
 
@@ -71,12 +70,12 @@ def read_mode(tool: Tool, argv: list[str]) -> Mode:
             tool.verbose += 1
         elif letter == "q":
             mode.quiet = True
+        elif letter == "C":
+            mode.classes.append(value)
         else:
             mode.inherited = mode.inherited or (letter == "P" and letter in letters)
             letters.add(letter)
-            if letter == "C":
-                mode.classes.append(value)
-            elif letter == "o":
+            if letter == "o":
                 mode.overrides.append(value)
             elif letter == "T":
                 if mode.tls:
@@ -99,7 +98,7 @@ def _check(letters: set[str]) -> None:
         chosen = letters & set(group)
         if len(chosen) > 1:
             raise Fatal(f"specify one of {_named(chosen)}")
-    for letter in _MAJOR + "C":
+    for letter in _MAJOR:
         if letter in letters:
             excess = letters - set(_WITH.get(letter, "")) - {letter, "E"}
             if excess:
