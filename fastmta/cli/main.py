@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "quickstart": "quickstart",
     "why": "why",
 }
-WITH_ARGUMENTS: Final = ("quickstart", "why")
+WITH_ARGUMENTS: Final = ("quickstart", "why", "check")
 # program: module with main(argv) -> exit status
 PROGRAMS: Final = ("postqueue", "mailq", "postsuper", "postcat", "qshape", "postconf")
 

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from fastmta.cli import postconf
-from fastmta.cli.postconf.databases import OPTIONS
 from fastmta.config import parameters
+from fastmta.config.databases import OPTIONS
 from fastmta.config.expand import names_in, scan
 from tests import postfix_versions
 from tests.properties.test_config_against_postconf import MASTER, REALISTIC, expressions
@@ -35,7 +35,7 @@ BOUNDED = settings(
     max_examples=40,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture],
 )
 ONLY_OURS = {name for name in parameters.table() if name.startswith("fastmta_")} | postfix_versions.ADDED
 NOT_COMPARED = {"mail_version", "process_id", *postfix_versions.CHANGED, *postfix_versions.REMOVED, *ONLY_OURS}
@@ -251,8 +251,11 @@ def test_options_of_tables(kind: str, tmp_path: Path, capfd: pytest.CaptureFixtu
 # -- generated
 
 values = st.one_of(
-    # what is looked at after an error in the syntax depends on the order of Postfix's hash table
-    expressions().filter(lambda text: not scan(text, str)),
+    # what is looked at after an error in the syntax depends on the order of Postfix's hash table; 3.7 splits at braces
+    # that 3.11 leaves together, and knows no comments in a value
+    expressions().filter(
+        lambda text: not scan(text, str) and "level" not in text and not set(re.sub(r"\$\{.*\}", "", text)) & set("{}#")
+    ),
     st.sampled_from(["hash:/etc/x", "inline:{a=b, {c = d}}", "one two", "{ a b } c", "$relayhost x", "$myhostname"]),
 )
 names = st.sampled_from(
@@ -276,6 +279,22 @@ options = st.one_of(
 )
 
 
+def stands_for_itself(definitions: list[tuple[str, str]]) -> bool:
+    """Whether a $name comes back to itself: in a comparison, that makes Postfix crash."""
+    uses: dict[str, set[str]] = {}
+    for name, value in definitions:
+        uses.setdefault(name, set()).update(names_in(value))
+    for start in uses:
+        reached, ahead = set[str](), set(uses[start])
+        while ahead:
+            name = ahead.pop()
+            reached.add(name)
+            ahead |= uses.get(name, set()) - reached
+        if start in reached:
+            return True
+    return False
+
+
 @given(
     st.lists(st.tuples(names, values), max_size=5),
     st.lists(st.tuples(services, commands, st.lists(options, max_size=4)), max_size=3),
@@ -290,6 +309,10 @@ def test_generated_files(
     entries: list[tuple[str, str, list[str]]],
     way: list[str],
 ) -> None:
+    of_entries = [
+        found for _, _, items in entries for item in items for found in re.findall(r"-o (?:\{ )?(\w+) ?=(.*)", item)
+    ]
+    assume(not stands_for_itself(definitions + of_entries))
     main_cf = "".join(f"{name} = {value}\n" for name, value in definitions)
     master_cf = "".join(
         f"{service} - n - - {command}" + "".join(f"\n  {item}" for item in items) + "\n"
@@ -298,12 +321,7 @@ def test_generated_files(
     with tempfile.TemporaryDirectory() as folder:
         directory = write(Path(folder), main_cf, master_cf)
         answer, expected = ours(capfd, directory, *way), theirs(directory, *way)
-    if any("macro processing error" in line for line in answer.complaints):
-        # so it does after $name that stands for itself; in a comparison, that makes Postfix crash
-        crashed = not expected.lines and not expected.complaints
-        assert crashed or any("macro processing error" in line for line in expected.complaints)
-    else:
-        assert answer == expected
+    assert answer == expected
 
 
 EDITS = st.one_of(
@@ -342,8 +360,10 @@ def test_edits_of_main_cf(capfd: pytest.CaptureFixture[str], lines: list[str], e
         expected = (right / "main.cf").read_text()
     # 3.7 adds what is new in no order
     assert sorted(result.splitlines()) == sorted(expected.splitlines())
-    kept = len(text.splitlines())
-    assert result.splitlines()[: kept - len(edit)] == expected.splitlines()[: kept - len(edit)]
+    there = {re.split(r"[\s=]", line, maxsplit=1)[0] for line in text.splitlines()}
+    added = 0 if edit[0].startswith("-") else len({item.partition(" =")[0] for item in edit} - there)
+    kept = len(result.splitlines()) - added
+    assert result.splitlines()[:kept] == expected.splitlines()[:kept]
 
 
 MASTER_EDITS = st.one_of(

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fastmta.cli.postconf.databases import Databases
 from fastmta.cli.postconf.deprecated import INSTEAD, PAGE
 from fastmta.cli.postconf.entries import COMMAND, Entry
 from fastmta.cli.tool import Fatal
 from fastmta.config import Config, ConfigError, parameters
+from fastmta.config.databases import Databases
 from fastmta.config.expand import expand, scan
 from fastmta.config.maincf import Definition
 from fastmta.config.parameters import FAMILIES, LEGACY, Kind

@@ -2,8 +2,8 @@
 
     alias_maps = ldap:accounts          means that accounts_server_host, accounts_search_base ... are used
 
-Called by names.py for each value, so that such parameters are not reported as unused; options in a file of the table's
-own that its type does not have are. See ldap_table(5), mysql_table(5) and so on.
+Called for each value by report.py and by postconf, so that such parameters are not reported as unused; options in a
+file of the table's own that its type does not have are. See ldap_table(5), mysql_table(5) and so on.
 """
 
 from __future__ import annotations
