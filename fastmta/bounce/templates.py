@@ -80,3 +80,16 @@ notifications of mail delivery errors from other systems.
                    The mail system
 """,
 )
+
+VERIFY: Final = Template(
+    "delivery status",
+    "Mail Delivery Status Report",
+    "",
+    """\
+This is the mail system at host $myhostname.
+
+Enclosed is the mail delivery report that you requested.
+
+                   The mail system
+""",
+)

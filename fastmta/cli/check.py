@@ -1,5 +1,8 @@
 """`fastmta check`: everything that is wrong with the configuration, the permissions and the queue directory.
 
+    fastmta check                what becomes of each service of master.cf, and what will not be as with Postfix
+    fastmta check --coverage     how many of Postfix's parameters work, have no effect here, or are not supported yet
+
 `problems` are what the mail system would not start with, `warnings` what it would live with: parameters that do nothing
 here or are not supported yet, and files that others could change. `fastmta start` prints the warnings, too.
 """
@@ -13,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from fastmta.access import restrictions
 from fastmta.cli import script
-from fastmta.config import ConfigError, load
+from fastmta.config import ConfigError, load, reference, served
+from fastmta.config.parameters import State
 from fastmta.deliver.settings import read_settings
 from fastmta.master.generation import plan
 from fastmta.master.identity import IdentityError
@@ -28,15 +32,39 @@ if TYPE_CHECKING:
 
 def main(directory: Path, arguments: list[str]) -> int:
     """Print all of it; exit status 1 when the mail system would not start."""
+    if arguments == ["--coverage"]:
+        print("\n".join(reference.coverage()))
+        return 0
+    if arguments:
+        return script.fatal(f"usage: fastmta check [--coverage], not {arguments[0]}")
     try:
         config = load(directory)
     except (ConfigError, OSError) as error:
         return script.fatal(str(error))
-    warn(directory, config)
+    print("\n".join(served.lines(config.services)), flush=True)
+    warned = warnings(directory, config)
+    for line in warned:
+        script.warning(line)
     found = problems(directory, config)
     for problem in found:
         script.fatal(problem)
+    print(verdict(config, len(warned), len(found)))
     return 1 if found else 0
+
+
+def verdict(config: Config, warned: int, found: int) -> str:
+    """The answer in one line."""
+    if found:
+        return f"The mail system would not start: {found} error{'s' if found > 1 else ''}."
+    missing = sum(served.served(service).state is State.NOT_YET for service in config.services)
+    if not warned and not missing:
+        return "This will behave as with Postfix."
+    parts = [
+        f"{count} {word}{'s' if count > 1 else ''}"
+        for count, word in ((warned, "warning"), (missing, "service"))
+        if count
+    ]
+    return f"What is named above will not be as with Postfix ({' and '.join(parts)}); the rest will be."
 
 
 def warn(directory: Path, config: Config) -> None:

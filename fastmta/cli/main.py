@@ -1,7 +1,7 @@
 """The multi-call program: `fastmta COMMAND`, and the programs named after Postfix's, which are commands of it.
 
     fastmta [-c DIR] [-v] start|start-fg|stop|abort|reload|status|check|flush|quickstart|why
-    fastmta [-c DIR] postqueue|mailq|postsuper|postcat|qshape ...        as the programs of these names
+    fastmta [-c DIR] postqueue|mailq|postsuper|postcat|qshape|postconf ...        as the programs of these names
 
 Only dispatches: each command is a module with `main`, imported when it is asked for. -c may stand before or after the
 command's name; it reaches the programs through MAIL_CONFIG, as Postfix hands it on.
@@ -30,9 +30,9 @@ COMMANDS: Final = {
     "quickstart": "quickstart",
     "why": "why",
 }
-WITH_ARGUMENTS: Final = ("quickstart", "why")
+WITH_ARGUMENTS: Final = ("quickstart", "why", "check")
 # program: module with main(argv) -> exit status
-PROGRAMS: Final = ("postqueue", "mailq", "postsuper", "postcat", "qshape")
+PROGRAMS: Final = ("postqueue", "mailq", "postsuper", "postcat", "qshape", "postconf")
 
 USAGE: Final = f"""\
 usage: fastmta [-c config_dir] [-v] command
@@ -130,3 +130,8 @@ def postcat() -> int:
 def qshape() -> int:
     """The program `qshape`."""
     return _program("qshape", sys.argv[1:])
+
+
+def postconf() -> int:
+    """The program `postconf`."""
+    return _program("postconf", sys.argv[1:])

@@ -6,13 +6,15 @@
     OP: == != < <= >= >, compares as text; with the suffix "length" by length, with
                                             the suffix "level" as compatibility levels (3.10 is more than 3.2)
 
+    ${function{text}}                       what a function makes of the text, see FUNCTIONS
+
 Called by Config for every value at its first use. A syntax error is not raised here: Expansion says it, and what was
 made so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 Lookup = Callable[[str], str | None]
@@ -24,6 +26,19 @@ _OPERATOR_EXPECTED: Final = '"==" or "!="" or "<"" or "<="" or ">="" or ">" expe
 _MAX_DEPTH: Final = 100
 
 
+def _domain_to_ascii(text: str) -> str:
+    """A domain name as it stands in DNS; what is none stays as it is."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return text
+
+
+FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {"domain_to_ascii": _domain_to_ascii}
+
+
 class _ExpansionError(Exception):
     """Ends the expansion of one value; its text is the warning."""
 
@@ -31,11 +46,20 @@ class _ExpansionError(Exception):
 class Expansion:
     """The result of one expansion: text; undefined: some $name had no value; error: what is wrong with the syntax."""
 
-    __slots__ = ("_lookup", "_out", "error", "undefined")
+    __slots__ = ("_functions", "_lookup", "_out", "_scan", "error", "undefined")
 
-    def __init__(self, text: str, lookup: Lookup) -> None:
-        """Expands text; lookup gives the unexpanded value of a name, or None."""
+    def __init__(
+        self,
+        text: str,
+        lookup: Lookup,
+        *,
+        scan: bool = False,
+        functions: Mapping[str, Callable[[str], str]] = FUNCTIONS,
+    ) -> None:
+        """Expands text; lookup gives the unexpanded value of a name, or None. scan: every branch is looked at."""
         self._lookup = lookup
+        self._scan = scan
+        self._functions = functions
         self._out: list[str] = []
         self.undefined = False
         self.error = ""
@@ -88,6 +112,9 @@ class Expansion:
         else:
             end = _end_of_name(text, start)
             at = _skip_blanks(text, end)
+            if text[at : at + 1] == "{" and text[start:end] in self._functions:
+                self._call(text[start:end], text, at, out, depth)
+                return
             if at < len(text) and text[at] not in "?:":
                 raise _ExpansionError(f'attribute name syntax error at: "...{text[:end]}>>>{text[end:]:.20}"')
             value = self._lookup(text[start:end])
@@ -101,17 +128,27 @@ class Expansion:
             return
         if text[at] == "?":
             chosen, at = self._operand(text, at + 1)
-            if value:
+            if value or self._scan:
                 self._parse(chosen, out, depth)
             if at == len(text):
                 return
             if text[at] != ":":
                 raise _ExpansionError(f'":" expected at: "...{chosen}}}>>>{text[at:]:.20}"')
         chosen, at = self._operand(text, at + 1)
-        if not value:
+        if not value or self._scan:
             self._parse(chosen, out, depth)
         if at < len(text):
             raise _ExpansionError(f'unexpected input at: "...{chosen}}}>>>{text[at:]:.20}"')
+
+    def _call(self, name: str, text: str, at: int, out: list[str], depth: int) -> None:
+        """${name{argument}}, the brace at a position."""
+        argument, at = self._braced(text, at)
+        if at < len(text):
+            raise _ExpansionError(f'unexpected input at: "...{argument}}}>>>{text[at:]:.20}"')
+        inner: list[str] = []
+        self._parse(argument.strip(_BLANKS), inner, depth)
+        if not self._scan:
+            out.append(self._functions[name]("".join(inner)))
 
     def _operand(self, text: str, at: int) -> tuple[str, int]:
         """What follows ? or : at a position: {text}, with blanks around it, or the whole rest as it is."""
@@ -149,12 +186,23 @@ class Expansion:
             out: list[str] = []
             self._parse(side, out, depth)
             sides.append("".join(out))
+        if self._scan:
+            return "", at
         return "true" if _compare(sides[0], sides[1], operator, suffix) else "", at
 
 
 def expand(text: str, lookup: Lookup) -> Expansion:
     """Expand every $name of a value."""
     return Expansion(text, lookup)
+
+
+def scan(text: str, see: Callable[[str], None]) -> str:
+    """Tell of every name that a value mentions, in any branch, as often as it does; returns what is wrong, or ""."""
+
+    def lookup(name: str) -> None:
+        see(name)
+
+    return Expansion(text, lookup, scan=True).error
 
 
 def names_in(text: str) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from fastmta.config.errors import ConfigError
 from fastmta.config.lines import logical_lines, read_text, split_name_value
 
-_TYPES: Final = ("inet", "unix", "fifo", "pass", "unix-dgram")
+TYPES: Final = ("inet", "unix", "fifo", "pass", "unix-dgram")
 _BLANKS: Final = " \t\r\n"
 _FIELDS: Final = ("service", "type", "private", "unprivileged", "chroot", "wakeup", "process_limit", "command")
 # Options of Postfix's daemons that take a value (postconf(1) treats the same ones so).
@@ -79,7 +79,7 @@ def _parse_service(content: str, file: str, line: int, chroot_default: bool) -> 
             file, line, "", f'invalid {_FIELDS[field]} field "{fields[field]}" in "{content.strip(_BLANKS)}"'
         )
 
-    if type_ not in _TYPES:
+    if type_ not in TYPES:
         raise wrong(1)
     for field, value in ((2, private), (3, unpriv), (4, chroot)):
         if value not in ("y", "n", "-"):

@@ -1,11 +1,10 @@
 """The one table of parameters: what each is called, how its value is read, its default, whether it does anything here.
 
-Config reads values through it, `fastmta check` reports with it, and postconf and the reference page will print it. The
-rows are in rows_*.py, by area; the parameters of Postfix that are not supported yet are in postfix.cf beside this file,
-with Postfix's defaults, and are read only when a name is not in the rows.
+Config reads values through it, `fastmta check` reports with it, and postconf(1) and the reference page (reference.py)
+print it. The rows of what is read are in rows_*.py, by area; the parameters of Postfix that nothing reads are in
+postfix.cf beside this file, and are looked at only when a name is not in the rows.
 
-Sources: postconf(5); values and limits are those of Postfix 3.7, except where a newer Postfix is safer
-(smtpd_forbid_bare_newline, smtpd_forbid_unauth_pipelining).
+Source: postconf(5); names and defaults are those of Postfix 3.11, with the paths of Debian.
 """
 
 from __future__ import annotations
@@ -80,41 +79,66 @@ FAMILIES: Final[dict[str, str]] = {
     )
 }
 
-# Among those that are not supported yet: text in which a program other than the configuration expands $name.
-_RAW: Final = frozenset(
-    {
-        "command_execution_directory",
-        "default_rbl_reply",
-        "forward_path",
-        "luser_relay",
-        "mailbox_command",
-        "postscreen_expansion_filter",
-        "postscreen_reject_footer",
-        "smtpd_expansion_filter",
-    }
-)
-
 # Set by the program, not by a file: an assignment has no effect, as in Postfix.
 READ_ONLY: Final = frozenset({"config_directory", "process_id", "process_name", "service_name"})
+
+# Former names that the defaults of their successors mention: known, but shown only where they are set.
+LEGACY: Final = frozenset(
+    {
+        "authorized_verp_clients",
+        "fallback_relay",
+        "lmtp_per_record_deadline",
+        "postscreen_blacklist_action",
+        "postscreen_dnsbl_ttl",
+        "postscreen_dnsbl_whitelist_threshold",
+        "postscreen_whitelist_interfaces",
+        "smtp_per_record_deadline",
+        "smtpd_client_connection_limit_exceptions",
+        "smtpd_per_record_deadline",
+        "tlsproxy_client_level",
+        "tlsproxy_client_policy",
+        "virtual_maps",
+    }
+)
 
 
 @cache
 def rows() -> dict[str, Parameter]:
-    """Every parameter that works or knowingly has no effect, by name."""
+    """Every parameter that something reads, or that knowingly has no effect, by name."""
     from fastmta.config import rows_client, rows_general, rows_server
 
     return {row.name: row for module in (rows_general, rows_server, rows_client) for row in module.ROWS}
 
 
 @cache
-def not_yet() -> dict[str, Parameter]:
-    """The parameters of Postfix that are not supported yet, by name."""
+def unread() -> dict[str, Parameter]:
+    """The other parameters of Postfix, by name: not supported yet, or without effect here."""
     table: dict[str, Parameter] = {}
+    state, reason = State.NOT_YET, ""
     for line in Path(__file__).with_name("postfix.cf").read_text("utf-8").splitlines():
-        if line and line[0] != "#":
-            name, _, default = line.partition(" =")
-            table[name] = Parameter(name, Kind.RAW if name in _RAW else Kind.STR, default[1:], state=State.NOT_YET)
+        if line.startswith("["):
+            text, _, reason = line.strip("[]").partition(": ")
+            state = State(text)
+        elif line and line[0] != "#":
+            kind, name, _, *default = line.split(None, 3)
+            table[name] = Parameter(name, _KINDS[kind], default[0] if default else "", state=state, doc=reason)
     return table
+
+
+_KINDS: Final = {
+    "str": Kind.STR,
+    "raw": Kind.RAW,
+    "list": Kind.LIST,
+    "int": Kind.INT,
+    "size": Kind.SIZE,
+    "bool": Kind.BOOL,
+    "time": Kind.TIME,
+}
+
+
+def table() -> dict[str, Parameter]:
+    """All parameters by name, but for the members of per-transport families."""
+    return {**unread(), **rows()}
 
 
 def find(name: str) -> Parameter | None:
@@ -122,7 +146,7 @@ def find(name: str) -> Parameter | None:
     row = rows().get(name)
     if row is not None:
         return row
-    return not_yet().get(name) or family_member(name)
+    return unread().get(name) or family_member(name)
 
 
 def family_member(name: str) -> Parameter | None:

@@ -73,7 +73,12 @@ _SMTP: Final = (
     Parameter("smtp_connection_reuse_count_limit", INT, "0", doc="messages over one connection; 0 means no limit"),
     Parameter("smtp_cname_overrides_servername", BOOL, "no", doc="use the name that a CNAME points to"),
     Parameter("smtp_send_xforward_command", BOOL, "no", state=State.NOT_YET),
-    Parameter("smtp_tls_security_level", STR, "", doc="none, may or encrypt"),
+    Parameter(
+        "smtp_tls_security_level",
+        STR,
+        "${{$compatibility_level} <level {3.11} ? {} : {may}}",
+        doc="none, may or encrypt",
+    ),
     Parameter("smtp_tls_cert_file", STR, "", doc="PEM file with our client certificate"),
     Parameter("smtp_tls_key_file", STR, "$smtp_tls_cert_file", doc="its key"),
     Parameter("smtp_tls_eccert_file", STR, "", doc="the same for an ECDSA certificate"),

@@ -33,9 +33,8 @@ PROGRAMS: Final = ("lmdb.__main__", "lmdb.cffi", "lmdb.tool")  # of these packag
 def preload() -> None:
     """Import all of it."""
     importlib.import_module("fastmta")
-    for name in _modules("fastmta"):
-        if not name.startswith(NOT_NEEDED):
-            importlib.import_module(name)
+    for name in _modules("fastmta", NOT_NEEDED):
+        importlib.import_module(name)
     for name in LAZY:
         importlib.import_module(name)
     for package in LAZY_PACKAGES:
@@ -55,6 +54,12 @@ def freeze() -> None:
     gc.freeze()
 
 
-def _modules(package: str) -> list[str]:
-    path = importlib.import_module(package).__path__
-    return [info.name for info in pkgutil.walk_packages(path, package + ".")]
+def _modules(package: str, skip: tuple[str, ...] = ()) -> list[str]:
+    """All modules of a package; those that begin with what is to be skipped are not even imported to look inside."""
+    found: list[str] = []
+    for info in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
+        if not info.name.startswith(skip or "\0"):
+            found.append(info.name)
+            if info.ispkg:
+                found += _modules(info.name, skip)
+    return found

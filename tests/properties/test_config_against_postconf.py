@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fastmta.config import ConfigError, Service, load
 from fastmta.config.mastercf import parse_master_cf
+from tests import postfix_versions
 
 # Each example starts a process, so a failing one is not made smaller.
 BOUNDED = settings(
@@ -33,11 +34,12 @@ DIFFERENT = {
     "config_directory",
     "mail_version",
     "milter_macro_v",
+    "proxy_write_maps",  # made of postscreen_cache_map
     "process_id",
     "process_name",
     "service_name",
-    "smtpd_forbid_bare_newline",
-    "smtpd_forbid_unauth_pipelining",
+    *postfix_versions.CHANGED,
+    *postfix_versions.REMOVED,
 }
 
 REALISTIC = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,9 +108,34 @@ def test_no_main_cf_is_an_error_that_names_it(tmp_path: Path, command: str) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_check_is_silent_when_all_is_well(folder: Path) -> None:
+def test_check_complains_of_nothing_when_all_is_well(folder: Path) -> None:
     done = fastmta("-c", str(folder), "check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\nThis will behave as with Postfix.\n")
+
+
+def test_check_says_what_serves_each_service(folder: Path) -> None:
+    append(folder / "master.cf", "qmgr unix n - n 300 1 qmgr\nlocal unix - n n - - local\nx unix - n n - - /bin/x\n")
+    done = fastmta("-c", str(folder), "check")
+    lines = [line.split(None, 2) for line in done.stdout.splitlines()]
+    assert ["qmgr/unix", "qmgr", "works, without a process of its own: the workers' scheduler"] in lines
+    assert ["local/unix", "local", "not supported yet: mail for it waits"] in lines
+    assert ["x/unix", "x", "not supported yet: no part of Postfix: such a program is not started"] in lines
+    assert "(2 services)" in done.stdout
+
+
+def test_check_counts_parameters_by_state(folder: Path) -> None:
+    done = fastmta("-c", str(folder), "check", "--coverage")
+    found = re.search(
+        r"^(\d+) parameters of Postfix: (\d+) works, (\d+) accepted, no effect here, (\d+) not yet$", done.stdout, re.M
+    )
+    assert found
+    total, *states = map(int, found.groups())
+    assert total == sum(states) > 860
+
+
+def test_check_takes_no_other_argument(folder: Path) -> None:
+    assert fastmta("-c", str(folder), "check", "--cover").returncode == 1
 
 
 def test_check_names_parameters_that_do_nothing_with_file_and_line(folder: Path) -> None:

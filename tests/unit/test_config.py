@@ -343,3 +343,14 @@ def test_report_names_what_has_no_effect(read: Read) -> None:
 
 def test_nothing_to_report(read: Read) -> None:
     assert read("compatibility_level = 3.6\nmydestination =\nlocal_recipient_maps =\nalias_maps =\n").report() == []
+
+
+def test_options_of_tables_are_not_unused(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text(
+        "virtual_alias_maps = proxy:ldap:accounts\naccounts_search_base = dc=example\naccounts_serach_base = x\n"
+    )
+    (tmp_path / "master.cf").write_text(
+        "smtp inet n - n - - smtpd\n -o x=mysql:own -o smtpd_client_restrictions=$x -o own_user=me -o own_usr=me\n"
+    )
+    unused = {line.rpartition(": ")[2] for line in load(tmp_path).report() if "unused" in line}
+    assert unused == {"accounts_serach_base=x", "own_usr=me"}

@@ -29,7 +29,8 @@ GETTERS = {
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
     for path in PACKAGE.rglob("*.py"):
-        if not path.name.startswith("rows_"):
+        # what postconf(1) says of names is no use of them
+        if not path.name.startswith("rows_") and path.parent.name != "postconf":
             yield path, ast.parse(path.read_text("utf-8"))
 
 
@@ -116,8 +117,7 @@ def test_a_default_is_a_good_value(row: parameters.Parameter) -> None:
 
 
 def test_no_parameter_is_in_both_tables() -> None:
-    assert parameters.rows().keys() & parameters.not_yet().keys() == set()
-    assert len(parameters.not_yet()) > 400
+    assert parameters.rows().keys() & parameters.unread().keys() == set()
 
 
 def test_families() -> None:

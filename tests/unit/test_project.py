@@ -98,7 +98,9 @@ def test_readme_names_the_commands_and_the_parameters_that_are() -> None:
         assert row.default == default
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/life-of-a-message.md", "docs/design.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/life-of-a-message.md", "docs/design.md", "docs/services.md"]
+)
 def test_links_of_the_pages_lead_somewhere(page: str) -> None:
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):

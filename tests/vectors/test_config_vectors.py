@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmta.config.expand import expand
+from fastmta.config.expand import Expansion
 from fastmta.config.values import time_unit, to_seconds
 from fastmta.tables.matchlist import MatchList, PatternError
 
@@ -55,9 +55,7 @@ def test_all_cases_of_the_files_are_run() -> None:
 
 @pytest.mark.parametrize(("values", "expression", "warnings", "expected"), CASES, ids=[case[1] for case in CASES])
 def test_expansion(values: dict[str, str], expression: str, warnings: list[str], expected: str) -> None:
-    if "test_named_fn" in expression:
-        pytest.skip("named functions are not supported yet")
-    result = expand(expression, values.get)
+    result = Expansion(expression, values.get, functions={"test_named_fn": lambda text: f"-=oO{text}Oo=-"})
     status = (UNDEFINED if result.undefined else 0) | (ERROR if result.error else 0)
     assert f"stat={status} result={result.text}" == expected
     # The only case whose wording is about a named function.
