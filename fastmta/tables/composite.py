@@ -21,7 +21,8 @@ class Composite(Table):
 
     def refresh(self) -> bool:
         """Take up what changed in any of them."""
-        return any([table.refresh() for table in self.tables])
+        news = [table.refresh() for table in self.tables]  # each of them, not only up to the first
+        return True in news
 
     def close(self) -> None:
         """Close them all."""

@@ -47,7 +47,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def read_value(value: str) -> str | tuple[str, None]:
-    """The content in base64 of the files that a value names, a newline between them; (what is wrong, None) otherwise."""
+    """The files that a value names, joined with newlines, in base64; or what is wrong, and None."""
     names = to_list(value)
     if not names:
         return f"empty pathname list: >>{value}<<'", None
@@ -105,7 +105,7 @@ class FileTable(Table):
                 return False
             self._load()
         except Exception as error:  # a fault of ours must not stop lookups either
-            text = error.strerror if isinstance(error, OSError) else repr(error)
+            text = str(error.strerror) if isinstance(error, OSError) else repr(error)
             if text != self._warned:
                 self._warned = text
                 self.context.warn(f"{self.name}: not taken up, the old contents stay: {text}")
