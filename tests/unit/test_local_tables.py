@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_changed_file_is_taken_up(kind: str, old: str, new: str, tmp_path: Pat
     assert table.get("1.2.3.4") == "old"
     assert not table.refresh()
     path.with_suffix(".new").write_text(new + "\n")
-    os.replace(path.with_suffix(".new"), path)
+    path.with_suffix(".new").replace(path)
     assert table.refresh()
     assert table.get("1.2.3.4") == "new"
     path.unlink()

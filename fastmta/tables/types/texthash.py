@@ -28,7 +28,7 @@ class TexthashTable(FileTable):
         self.context.warn(f"{self.path}, line {line}: {text}")
 
     def compile(self, lines: list[LogicalLine]) -> None:
-        """All lines; of several values of a key the last counts."""
+        """All lines; of several values of a key the first counts."""
         entries: dict[str, str] = {}
         for number, text in lines:
             key, value = _split(text)
@@ -51,21 +51,20 @@ class TexthashTable(FileTable):
                 value = content
             if folded in entries:
                 self.warn(number, f'duplicate entry: "{key}"')
-            entries[folded] = value
+            entries.setdefault(folded, value)
         self._entries = entries
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Key and value; the key may be quoted, with a backslash before a quote within. None: a quote is not closed."""
-    if not text.startswith('"'):
-        words = text.split(None, 1)
-        return words[0], words[1].rstrip(WHITESPACE) if len(words) > 1 else ""
-    at, key = 1, ""
-    while at < len(text) and text[at] != '"':
-        at += text[at] == "\\"
-        key += text[at : at + 1]
+    """Key and value; blanks between quotes are part of the key, as are the quotes. None: a quote is not closed."""
+    at, quoted = 0, False
+    while at < len(text) and (quoted or text[at] not in WHITESPACE):
+        if text[at] == "\\":
+            at += 1
+        elif text[at] == '"':
+            quoted = not quoted
         at += 1
-    return key, text[at + 1 :].strip(WHITESPACE) if at < len(text) else None
+    return text[:at], None if quoted else text[at:].strip(WHITESPACE)
 
 
 def open_(name: str, flags: Flags, context: Context) -> Table:
