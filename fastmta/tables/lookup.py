@@ -24,7 +24,22 @@ from typing import Final, Protocol
 
 import msgspec
 
-TYPES: Final[dict[str, str]] = {}
+TYPES: Final[dict[str, str]] = {
+    "cidr": "cidr",
+    "debug": "debug",
+    "environ": "environ",
+    "fail": "fail",
+    "inline": "inline",
+    "internal": "internal",
+    "pcre": "pcre",
+    "pipemap": "pipemap",
+    "randmap": "randmap",
+    "regexp": "regexp",
+    "static": "static",
+    "texthash": "texthash",
+    "unionmap": "unionmap",
+    "unix": "unix",
+}
 """Type -> module of fastmta.tables.types that has open_()."""
 
 
@@ -110,7 +125,7 @@ DEFAULTS: Final = Flags()
 def open_table(name: str, context: Context, flags: Flags = DEFAULTS) -> Table:
     """Open "type:name". Raises TableError with Postfix's words: "unsupported dictionary type: xyz"."""
     kind, colon, rest = name.partition(":")
-    if not colon or not kind:
+    if not colon or not kind or not rest:
         raise TableError(f'open dictionary: expecting "type:name" form instead of "{name}"')
     module = TYPES.get(kind)
     if module is None:

@@ -45,7 +45,7 @@ class _Rank(NamedTuple):
     answer: bool
 
 
-class _Network(NamedTuple):
+class Network(NamedTuple):
     """A CIDR pattern: the network number without its host bits, and its length in bits."""
 
     bits: int
@@ -186,7 +186,7 @@ class MatchList:
         plain = folded[1:-1] if folded.startswith("[") and folded.endswith("]") else folded
         self._addresses.setdefault(plain, rank)
         if ":" in pattern or "/" in pattern:
-            network = _parse_network(pattern)
+            network = parse_network(pattern)
             known = self._networks[network.bits].setdefault(network.length, {})
             known.setdefault(network.network, rank)
 
@@ -201,7 +201,7 @@ def for_parameter(config: Config, parameter: str) -> MatchList:
         raise ConfigError(file, line, parameter, str(error)) from None
 
 
-def _parse_network(pattern: str) -> _Network:
+def parse_network(pattern: str) -> Network:
     """A CIDR pattern, with or without [ ] around the address (cidr_match(3))."""
     address, slash, mask = pattern.partition("/")
     if pattern.startswith("["):
@@ -233,7 +233,7 @@ def _parse_network(pattern: str) -> _Network:
         raise PatternError(
             f'non-null host address bits in "{address}/{mask}", perhaps you should use "{right}/{length}" instead'
         )
-    return _Network(bits, length, network)
+    return Network(bits, length, network)
 
 
 def _is_ipv6(text: str) -> bool:
