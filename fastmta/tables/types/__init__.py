@@ -1,0 +1,1 @@
+"""The types of lookup tables, one module each (or for a family)."""
