@@ -24,7 +24,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-TYPES: Final[dict[str, str]] = {}
+TYPES: Final[dict[str, str]] = {
+    "sqlite": "sqlite",
+}
 """Type -> module of fastmta.tables.types that has open_()."""
 
 
