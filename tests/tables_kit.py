@@ -56,6 +56,9 @@ def postmap(folder: Path, table: str, keys: Iterable[str], main_cf: str = "") ->
     conf = folder / "postfix"
     conf.mkdir(exist_ok=True)
     (conf / "main.cf").write_text(f"compatibility_level = 3.6\nmyhostname = mail.example.com\n{main_cf}")
+    # Postfix waits until a file that has just been written has been left alone for a second or two.
+    for file in (conf / "main.cf", *folder.glob("*.cf")):
+        os.utime(file, (1, 1))
     kind = table.partition(":")[0]
     if kind not in _types(conf):
         pytest.skip(f"this Postfix has no {kind} tables")

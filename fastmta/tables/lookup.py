@@ -25,7 +25,10 @@ from typing import Final, Protocol
 import msgspec
 
 TYPES: Final[dict[str, str]] = {
+    "proxy": "proxy",
+    "socketmap": "socketmap",
     "sqlite": "sqlite",
+    "tcp": "tcp",
 }
 """Type -> module of fastmta.tables.types that has open_()."""
 

@@ -305,11 +305,9 @@ class DomainList:
                 item.close()
 
 
-def fold(key: str, flags: Flags) -> str:
-    """A key as it is looked up: lowercased, by Unicode's rules where keys are UTF-8."""
-    if not flags.fold_fixed:
-        return key
-    return key.casefold() if flags.utf8 else key.translate(_ASCII_LOWER)
+def fold(key: str, utf8: bool) -> str:
+    """A key lowercased: by Unicode's rules where keys are UTF-8."""
+    return key.casefold() if utf8 else key.translate(_ASCII_LOWER)
 
 
 def is_searchable(key: str) -> bool:

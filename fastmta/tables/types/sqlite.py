@@ -64,7 +64,8 @@ class SqliteTable(Table):
         """The result of the query, the first column of all rows with commas between. Raises TempFail."""
         if not is_searchable(key):
             return None
-        key = fold(key, self._flags)
+        if self._flags.fold_fixed:
+            key = fold(key, self._flags.utf8)
         if not self._domains.admits_now(key):
             return None
         query = self._templates.expand_key(self._query, key, quote)
