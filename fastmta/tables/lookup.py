@@ -25,7 +25,11 @@ from typing import Final, Protocol
 import msgspec
 
 TYPES: Final[dict[str, str]] = {
+    "memcache": "memcache",
+    "mysql": "mysql",
+    "pgsql": "pgsql",
     "proxy": "proxy",
+    "redis": "redis",
     "socketmap": "socketmap",
     "sqlite": "sqlite",
     "tcp": "tcp",
