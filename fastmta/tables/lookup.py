@@ -25,6 +25,7 @@ from typing import Final, Protocol
 import msgspec
 
 TYPES: Final[dict[str, str]] = {
+    "ldap": "ldap",
     "memcache": "memcache",
     "mysql": "mysql",
     "pgsql": "pgsql",
