@@ -27,6 +27,7 @@ import msgspec
 TYPES: Final[dict[str, str]] = {
     "ldap": "ldap",
     "memcache": "memcache",
+    "mongodb": "mongodb",
     "mysql": "mysql",
     "pgsql": "pgsql",
     "proxy": "proxy",
