@@ -68,6 +68,8 @@ class Options:
             return self._context.parameters.get_str(f"{self.source}_{name}")
         except KeyError:
             return None
+        except ConfigError as error:
+            raise TableError(str(error)) from None
 
     def text(self, name: str, default: str = "") -> str:
         """The text of an option."""

@@ -51,6 +51,8 @@ class MysqlTable(QueryTable):
         file, group = options.text("option_file"), options.text("option_group", "client")
         if file:
             self._settings.update(read_default_file=file, read_default_group=group or "client")
+        elif options.find("option_group"):
+            context.warn(f"{self.name}: option option_group has no effect here without option_file: my.cnf is not read")
         idle, retry = self.intervals()
         hosts = self.hosts(_PORT)
         options.finish()
