@@ -22,6 +22,11 @@ def warning(text: str) -> None:
     _write(f"warning: {text}")
 
 
+def note(text: str) -> None:
+    """Tell what is good to know."""
+    _write(f"note: {text}")
+
+
 def fatal(text: str) -> int:
     """Tell why it ends, and return the exit status for that."""
     _write(f"fatal: {text}")

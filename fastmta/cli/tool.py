@@ -17,7 +17,7 @@ from typing import NoReturn
 from fastmta.admin.client import NotAllowedError, RefusedError, UnreachableError
 from fastmta.admin.spool import SpoolError
 from fastmta.cli.directory import config_directory
-from fastmta.config import Config, ConfigError, load
+from fastmta.config import Config, ConfigError, environment, load
 from fastmta.master import identity
 from fastmta.master.preload import preload_package
 
@@ -102,7 +102,9 @@ class Tool:
 
     def configuration(self, directory: str | None) -> Config:
         """main.cf of the folder that -c names, or of the usual places."""
-        return load(config_directory(directory), services=False)
+        config = load(config_directory(directory), services=False)
+        environment.become({**os.environ, **environment.overrides(config)})
+        return config
 
 
 def become_owner(config: Config) -> None:

@@ -149,10 +149,16 @@ class Config:
         return self._definitions
 
     def report(self) -> list[str]:
-        """What is set and does nothing here: unknown, unused, not supported yet. One line each, with file and line."""
+        """What is set in vain: unknown, unused, not supported yet. One line each, with file and line."""
         from fastmta.config.report import report
 
-        return report(self)
+        return report(self).warnings
+
+    def notes(self) -> list[str]:
+        """What is set and has no effect here without any difference to mail. One line each."""
+        from fastmta.config.report import report
+
+        return report(self).notes
 
     # -- networks
 
@@ -295,17 +301,30 @@ class Config:
     def check(self) -> None:
         """Read every value that is set, so that an error in it is found at load. Raises the first one."""
         for name in self._definitions:
-            row = parameters.find(name)
-            if row is None or row.kind in (Kind.STR, Kind.LIST):
-                self.get_str(name)
-            elif row.kind is Kind.INT:
-                self.get_int(name)
-            elif row.kind is Kind.SIZE:
-                self.get_size(name)
-            elif row.kind is Kind.BOOL:
-                self.get_bool(name)
-            elif row.kind is Kind.TIME:
-                self.get_time(name)
+            self._check(name)
+
+    def errors(self, names: Iterable[str] | None = None) -> list[ConfigError]:
+        """All errors in the values that are set, or in those of some names."""
+        found: list[ConfigError] = []
+        for name in self._definitions if names is None else names:
+            try:
+                self._check(name)
+            except ConfigError as error:
+                found.append(error)
+        return found
+
+    def _check(self, name: str) -> None:
+        row = parameters.find(name)
+        if row is None or row.kind in (Kind.STR, Kind.LIST):
+            self.get_str(name)
+        elif row.kind is Kind.INT:
+            self.get_int(name)
+        elif row.kind is Kind.SIZE:
+            self.get_size(name)
+        elif row.kind is Kind.BOOL:
+            self.get_bool(name)
+        elif row.kind is Kind.TIME:
+            self.get_time(name)
 
     def _row(self, name: str) -> Parameter:
         row = parameters.find(name)
@@ -328,7 +347,27 @@ class Config:
 
 def load(directory: Path | str, *, services: bool = True) -> Config:
     """Read and check a folder's main.cf and, unless services is False (for commands that do without), master.cf."""
-    folder = Path(directory)
+    config = _read(Path(directory), services=services)
+    config.check()
+    for entry in config.services:
+        if entry.options:
+            config.for_service(entry).check()
+    return config
+
+
+def load_errors(directory: Path | str) -> list[ConfigError]:
+    """All that keeps a folder from being loaded, where `load` tells the first; of a syntax error only that."""
+    try:
+        config = _read(Path(directory), services=True)
+    except ConfigError as error:
+        return [error]
+    found = config.errors()
+    for entry in config.services:
+        found += config.for_service(entry).errors(dict(entry.options))
+    return found
+
+
+def _read(folder: Path, *, services: bool) -> Config:
     warnings: list[str] = []
     definitions = read_main_cf(folder / "main.cf", warnings)
     for name in parameters.READ_ONLY & definitions.keys():
@@ -336,16 +375,10 @@ def load(directory: Path | str, *, services: bool = True) -> Config:
         warnings.append(
             f"{definition.file}, line {definition.line}: read-only parameter assignment: {name}={definition.value}"
         )
-    config = Config(folder, definitions)
-    config.check()
     entries: tuple[Service, ...] = ()
     if services:
-        entries = read_master_cf(folder / "master.cf", warnings, _chroot_default(config))
-    config = Config(folder, definitions, entries, tuple(warnings))
-    for entry in entries:
-        if entry.options:
-            config.for_service(entry).check()
-    return config
+        entries = read_master_cf(folder / "master.cf", warnings, _chroot_default(Config(folder, definitions)))
+    return Config(folder, definitions, entries, tuple(warnings))
 
 
 def find_directory(option: str | None = None) -> Path:

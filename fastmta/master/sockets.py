@@ -8,7 +8,6 @@ number or a name of services(5) for the port; without a host, inet_interfaces sa
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import time
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from fastmta.config import ConfigError
+from fastmta.config.served import is_disabled
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Service
@@ -164,8 +164,13 @@ class Listeners:
 
 
 def smtpd_services(config: Config) -> list[Service]:
-    """The inet services of master.cf that run smtpd."""
-    return [s for s in config.services if s.type == "inet" and os.path.basename(s.command) == "smtpd"]  # noqa: PTH119
+    """The inet services of master.cf that run smtpd, but for those that master_service_disable turns off."""
+    disabled = config.get_list("master_service_disable")
+    return [
+        service
+        for service in config.services
+        if service.type == "inet" and service.program == "smtpd" and not is_disabled(service, disabled)
+    ]
 
 
 def service_endpoints(service: Service, config: Config) -> list[Endpoint]:

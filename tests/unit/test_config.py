@@ -332,13 +332,13 @@ def test_report_names_what_has_no_effect(read: Read) -> None:
     main_cf, master_cf = config.directory / "main.cf", config.directory / "master.cf"
     assert config.report() == [
         f"{main_cf}, line 2: not supported yet: alias_maps=hash:/etc/aliases",
-        f"{main_cf}, line 5: no effect: max_idle=10s (workers are not stopped when idle)",
         f"{main_cf}, line 6: unused parameter: smtpd_tpyo=1",
         f"{main_cf}, line 10: unused parameter: slow_destination_concurrency_limit=3",
         f"{main_cf}, line 12: not supported yet: smtpd_restriction_classes=strict",
         f"{master_cf}, line 4: 587/inet: not supported yet: smtpd_sasl_auth_enable=yes",
         f"{master_cf}, line 4: 587/inet: unused parameter: other=1",
     ]
+    assert config.notes() == [f"{main_cf}, line 5: no effect: max_idle=10s (workers are not stopped when idle)"]
 
 
 def test_nothing_to_report(read: Read) -> None:
