@@ -18,6 +18,7 @@ from fastmta.admin.client import NotAllowedError, RefusedError, UnreachableError
 from fastmta.admin.spool import SpoolError
 from fastmta.cli.directory import config_directory
 from fastmta.config import Config, ConfigError, environment, load
+from fastmta.config.errors import printable
 from fastmta.master import identity
 from fastmta.master.preload import preload_package
 
@@ -47,7 +48,8 @@ class Tool:
 
     def say(self, text: str) -> None:
         """A line on stderr, under the program's name."""
-        sys.stderr.write(f"{self.name}: {text}\n")
+        shown = "\n".join(map(printable, text.split("\n")))
+        sys.stderr.write(f"{self.name}: {shown}\n")
 
     def run(self, body: Callable[[], int]) -> int:
         """The program's body; its exit status, or that of what ended it."""

@@ -28,7 +28,7 @@ _DERIVED = frozenset({"myhostname", "mydomain", "mynetworks"})
 class Config:
     """Values by name, made by load(). services: those of master.cf; warnings: what Postfix would warn about."""
 
-    __slots__ = ("_definitions", "_expanded", "_service", "directory", "services", "warnings")
+    __slots__ = ("_definitions", "_deriving", "_expanded", "_service", "directory", "services", "warnings")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Config:
         self._definitions = definitions
         self._service = service
         self._expanded: dict[str, str] = {}
+        self._deriving: list[str] = []  # the defaults that are being made
 
     # -- text
 
@@ -257,9 +258,20 @@ class Config:
         if definition is not None:
             return definition.value
         if name in _DERIVED:
-            return self._derived(name)
+            if name in self._deriving:
+                raise ConfigError(*self._loop(), name, f"the default of {name} depends on itself")
+            self._deriving.append(name)
+            try:
+                return self._derived(name)
+            finally:
+                self._deriving.pop()
         row = parameters.find(name)
         return row.default if row is not None else None
+
+    def _loop(self) -> tuple[str, int]:
+        """Where the first of the settings that defaults are made of is set."""
+        sources = ("mydomain", "myhostname", "inet_interfaces", "mynetworks_style", "inet_protocols")
+        return next((self.where(name) for name in sources if self.is_set(name)), ("", 0))
 
     def _read_only(self, name: str) -> str:
         if name == "config_directory":

@@ -309,6 +309,43 @@ def test_where_the_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_directory() in (Path("/etc/fastmta"), Path("/etc/postfix"))
 
 
+LOOPS = {
+    "itself": "relayhost = $relayhost\n",
+    "each_other": "relayhost = a $relay_transport\nrelay_transport = b ${relayhost}\n",
+    "in_a_condition": "relayhost = ${{$relayhost} == {x} ? {y} : {z}}\n",
+    "doubling": "".join(f"x{n} = $x{n + 1} $x{n + 1}\n" for n in range(60)) + "x60 = y\nrelayhost = $x0\n",
+    "growing": f"y0 = {'x' * 100_000}\n"
+    + "".join(f"y{n + 1} = $y{n}$y{n}$y{n}$y{n}\n" for n in range(9))
+    + "relayhost = $y9\n",
+    "deep": "".join(f"x{n} = $x{n + 1}\n" for n in range(2000)) + "x2000 = y\nrelayhost = $x0\n",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_values_without_end_are_an_error(name: str, read: Read) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"main\.cf, line \d+: .*unreasonable macro call nesting"):
+        read(LOOPS[name])
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "name"),
+    [
+        ("mydomain = x.$myhostname\n", "mydomain"),
+        ("inet_interfaces = $mynetworks\n", "mynetworks"),
+        ("mynetworks_style = $mynetworks\n", "mynetworks"),
+        ("inet_interfaces = ${{$mynetworks} == {} ? all : all}\n", "mynetworks"),
+    ],
+)
+def test_defaults_made_of_themselves_are_an_error(
+    main_cf: str, name: str, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "hostname", lambda: "here")
+    with pytest.raises(ConfigError, match=r"main\.cf, line 1: .*the default of my\w+ depends on itself"):
+        read(main_cf).get_str(name)
+
+
 # -- the report
 
 
