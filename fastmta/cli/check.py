@@ -95,6 +95,8 @@ def warnings(directory: Path, config: Config) -> list[str]:
     lines = [*config.warnings, *config.report()]
     for service in smtpd_services(config):
         lines += [line for line in restrictions.report(config.for_service(service)) if line not in lines]
+    for name in MATCHLISTS:
+        lines += _of_matchlist(config, name)
     owners = {0, os.geteuid()}
     for path in (directory, directory / "main.cf", directory / "master.cf"):
         lines += _exposed(path, owners)
@@ -168,6 +170,14 @@ def _check_transport(service: Service, config: Config) -> None:
             server_context(own)
     except TlsError as error:
         raise ConfigError(*own.where(error.parameter), error.parameter, str(error)) from None
+
+
+def _of_matchlist(config: Config, name: str) -> list[str]:
+    """What is odd in the files that a list names; the value itself is looked at by report."""
+    try:
+        return [line for line in matchlist.for_parameter(config, name).warnings if not line.startswith("#")]
+    except ConfigError:
+        return []  # one of the problems
 
 
 def _exposed(path: Path, owners: set[int]) -> list[str]:

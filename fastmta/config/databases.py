@@ -16,7 +16,7 @@ from typing import Final
 from fastmta.config.errors import ConfigError
 from fastmta.config.lines import read_text
 from fastmta.config.maincf import parse_main_cf
-from fastmta.config.values import to_list
+from fastmta.config.values import before_comment
 
 Warn = Callable[[str], None]
 
@@ -59,9 +59,8 @@ class Databases:
 
         patterns: the value is what a regexp or pcre table has in its braces, where # may be part of a pattern.
         """
-        for word in to_list(value):
-            if word.startswith("#"):
-                self._warn(f"{source}: #comment after other text is not allowed: {word:.20} ...")
+        words, comment = before_comment(value)
+        for word in words:
             if word.startswith("{"):
                 if not patterns:
                     self.find(self._inside(word, source), source, use)
@@ -80,6 +79,8 @@ class Databases:
             else:
                 for option in OPTIONS[kind]:
                     use(f"{table}_{option}")
+        if comment:
+            self._warn(f"{source}: {comment}")
 
     def _inside(self, word: str, source: str) -> str:
         level = 0

@@ -138,8 +138,10 @@ def _of_tables(config: Config, definitions: Mapping[str, Definition], tables: Da
     """The options of the tables that values name, whatever their types can do here."""
     names: set[str] = set()
     for name, definition in definitions.items():
-        if ":" in definition.value and not _is_raw(config, name):
-            tables.find(config.expand(definition.value, name), definition.file, names.add)
+        value = definition.value
+        if (":" in value or "#" in value or "$" in value) and not _is_raw(config, name):
+            source = f"{definition.file}, line {definition.line}"
+            tables.find(config.expand(value, name), source, names.add)
     return names
 
 
