@@ -343,10 +343,10 @@ class Supervisor:
         first = self.current.number == 1
         self.current.was_ready = True
         self.previous = None
+        self.listeners.leave(self.current.bound)  # before the workers do, who accept what still waits there
         for worker in self.workers.values():
             if worker.generation != self.current.number:
                 self._drain_worker(worker)
-        self.listeners.keep(self.current.bound)
         if first:
             self._publish()
             self.up()
