@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -51,7 +52,9 @@ def main(directory: Path, arguments: list[str]) -> int:
         print(_would_not_start(len(found)))
         return 1
     disabled = config.get_list("master_service_disable")
-    print("\n".join(served.lines(config.services, disabled)), flush=True)
+    for line in served.lines(config.services, disabled):
+        print(line)
+    sys.stdout.flush()
     for line in config.notes():
         script.note(line)
     warned = warnings(directory, config)

@@ -310,9 +310,9 @@ class Config:
 
     # -- checking
 
-    def check(self) -> None:
-        """Read every value that is set, so that an error in it is found at load. Raises the first one."""
-        for name in self._definitions:
+    def check(self, *names: str) -> None:
+        """Read every value that is set, or those of some names, so that an error is found at load. Raises the first."""
+        for name in names or self._definitions:
             self._check(name)
 
     def errors(self, names: Iterable[str] | None = None) -> list[ConfigError]:
@@ -327,7 +327,9 @@ class Config:
 
     def _check(self, name: str) -> None:
         row = parameters.find(name)
-        if row is None or row.kind in (Kind.STR, Kind.LIST):
+        if name == "compatibility_level":  # defaults of others are made of it
+            self._convert(name, compatibility_level, self.get_str(name))
+        elif row is None or row.kind in (Kind.STR, Kind.LIST):
             self.get_str(name)
         elif row.kind is Kind.INT:
             self.get_int(name)
@@ -406,11 +408,8 @@ def find_directory(option: str | None = None) -> Path:
 
 def _chroot_default(config: Config) -> bool:
     """Before compatibility level 1, "-" in the chroot field meant yes."""
-    try:
-        return compatibility_level(config.get_str("compatibility_level")) < (1, 0, 0)
-    except ValueError as error:
-        file, line = config.where("compatibility_level")
-        raise ConfigError(file, line, "compatibility_level", str(error)) from None
+    config.check("compatibility_level")
+    return compatibility_level(config.get_str("compatibility_level")) < (1, 0, 0)
 
 
 def _has_family(family: socket.AddressFamily) -> bool:

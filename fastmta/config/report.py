@@ -45,7 +45,7 @@ class _Lines:
 def report(config: Config) -> Report:
     """A line for each setting of main.cf and each -o of master.cf that is set in vain, in the order of the files."""
     found = _Lines()
-    tables = Databases(found.warn)
+    tables = Databases(found.warn, report=True)
     mentioned = _mentioned(config) | _of_tables(config, config.definitions(), tables)
     for name, definition in config.definitions().items():
         _add(found, config, name, definition, mentioned)
@@ -139,9 +139,9 @@ def _of_tables(config: Config, definitions: Mapping[str, Definition], tables: Da
     names: set[str] = set()
     for name, definition in definitions.items():
         value = definition.value
-        if (":" in value or "#" in value or "$" in value) and not _is_raw(config, name):
-            source = f"{definition.file}, line {definition.line}"
-            tables.find(config.expand(value, name), source, names.add)
+        if name in READ_ONLY or _is_raw(config, name) or not any(character in value for character in ":#$"):
+            continue
+        tables.find(config.expand(value, name), f"{definition.file}, line {definition.line}", names.add)
     return names
 
 

@@ -382,6 +382,29 @@ def test_nothing_to_report(read: Read) -> None:
     assert read("compatibility_level = 3.6\nmydestination =\nlocal_recipient_maps =\nalias_maps =\n").report() == []
 
 
+def test_a_level_that_is_none_is_an_error_for_a_service_too(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").touch()
+    (tmp_path / "master.cf").write_text("# x\n25 inet n - n - - smtpd -o compatibility_level=!\n")
+    with pytest.raises(ConfigError, match=r"master\.cf, line 2: .*compatibility_level.*: malformed.*\"!\""):
+        load(tmp_path)
+
+
+def test_what_is_wrong_in_the_files_of_tables_is_reported_with_its_line(tmp_path: Path) -> None:
+    """And is no error: at a reload, it would come when there is no way back any more."""
+    bad, odd = tmp_path / "bad.cf", tmp_path / "odd.cf"
+    bad.write_text("server_host = a\nno such thing\n")
+    odd.write_text("# comment\nserver_host = a\ntypo = 1\n")
+    (tmp_path / "main.cf").write_text(
+        f"virtual_alias_maps = ldap:{bad} ldap:{odd} ldap:/nowhere.cf ldap:own\nown_server_host = b # c\n"
+    )
+    (tmp_path / "master.cf").write_text("25 inet n - n - - smtpd -o { process_name = ${{1} ==> {2} ? a} }\n")
+    report = load(tmp_path).report()
+    assert f"{bad}, line 2: missing '=' after attribute name: \"no such thing\"" in report
+    assert f"{odd}, line 3: unused parameter: typo=1" in report
+    assert f"{tmp_path}/main.cf, line 2: #comment after other text is not allowed: # c..." in report
+    assert not any("own_server_host" in line for line in report)
+
+
 def test_options_of_tables_are_not_unused(tmp_path: Path) -> None:
     (tmp_path / "main.cf").write_text(
         "virtual_alias_maps = proxy:ldap:accounts\naccounts_search_base = dc=example\naccounts_serach_base = x\n"
