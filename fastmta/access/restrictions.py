@@ -41,6 +41,10 @@ _GUARDS: Final = (
 )
 
 
+# Restrictions that a word follows which is none.
+_WITH_ARGUMENT: Final = ("check_", "reject_rbl_", "reject_rhsbl_", "permit_dnswl_", "permit_rhswl_", "sleep")
+
+
 class Stage(msgspec.Struct, frozen=True, eq=False):
     """A list's parameter, what it is about, and what stands for that in a reply."""
 
@@ -122,7 +126,8 @@ def report(cfg: Config) -> list[str]:
     """What in the lists is unknown or not supported yet: a line each, with file and line."""
     out: list[str] = []
     for stage in STAGES.values():
-        for word in cfg.get_list(stage.parameter):
+        words = iter(cfg.get_list(stage.parameter))
+        for word in words:
             if word.lower() in KNOWN or word.lower() in _GUARDS[:-1]:
                 continue
             file, line = cfg.where(stage.parameter)
@@ -130,7 +135,8 @@ def report(cfg: Config) -> list[str]:
             out.append(
                 f"{where}{stage.parameter}: restriction {word} is not supported yet: refuses with {SERVER_ERROR[:9]}"
             )
-            break
+            if word.lower().startswith(_WITH_ARGUMENT):
+                next(words, None)
     return out
 
 

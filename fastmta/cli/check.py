@@ -3,20 +3,22 @@
     fastmta check                what becomes of each service of master.cf, and what will not be as with Postfix
     fastmta check --coverage     how many of Postfix's parameters work, have no effect here, or are not supported yet
 
-`problems` are what the mail system would not start with, `warnings` what it would live with: parameters that do nothing
-here or are not supported yet, and files that others could change. `fastmta start` prints the warnings, too.
+`problems` are what the mail system would not start with, `warnings` what it would live with: settings that are not
+supported yet or in vain, and files that others could change. `fastmta start` prints the warnings, too. Notes, which
+only `check` prints, name what is set and makes no difference to mail.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastmta.access import restrictions
 from fastmta.cli import script
-from fastmta.config import ConfigError, load, reference, served
+from fastmta.config import ConfigError, environment, load, load_errors, reference, served
 from fastmta.config.parameters import State
 from fastmta.deliver.settings import read_settings
 from fastmta.master.generation import plan
@@ -25,9 +27,13 @@ from fastmta.master.sockets import service_endpoints, smtpd_services
 from fastmta.net.tls import TlsError, client_context, server_context
 from fastmta.qmgr.settings import TransportRules
 from fastmta.smtpd import settings as smtpd_settings
+from fastmta.tables import matchlist
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Service
+
+# What every worker makes a list of.
+MATCHLISTS: Final = ("mydestination", "relay_domains", "mynetworks")
 
 
 def main(directory: Path, arguments: list[str]) -> int:
@@ -40,8 +46,17 @@ def main(directory: Path, arguments: list[str]) -> int:
     try:
         config = load(directory)
     except (ConfigError, OSError) as error:
-        return script.fatal(str(error))
-    print("\n".join(served.lines(config.services)), flush=True)
+        found = [str(error) for error in load_errors(directory)] if isinstance(error, ConfigError) else [str(error)]
+        for problem in found:
+            script.fatal(problem)
+        print(_would_not_start(len(found)))
+        return 1
+    disabled = config.get_list("master_service_disable")
+    for line in served.lines(config.services, disabled):
+        print(line)
+    sys.stdout.flush()
+    for line in config.notes():
+        script.note(line)
     warned = warnings(directory, config)
     for line in warned:
         script.warning(line)
@@ -55,8 +70,9 @@ def main(directory: Path, arguments: list[str]) -> int:
 def verdict(config: Config, warned: int, found: int) -> str:
     """The answer in one line."""
     if found:
-        return f"The mail system would not start: {found} error{'s' if found > 1 else ''}."
-    missing = sum(served.served(service).state is State.NOT_YET for service in config.services)
+        return _would_not_start(found)
+    disabled = config.get_list("master_service_disable")
+    missing = sum(served.served(service, disabled).state is State.NOT_YET for service in config.services)
     if not warned and not missing:
         return "This will behave as with Postfix."
     parts = [
@@ -67,9 +83,13 @@ def verdict(config: Config, warned: int, found: int) -> str:
     return f"What is named above will not be as with Postfix ({' and '.join(parts)}); the rest will be."
 
 
+def _would_not_start(errors: int) -> str:
+    return f"The mail system would not start: {errors} error{'s' if errors > 1 else ''}."
+
+
 def warn(directory: Path, config: Config) -> None:
-    """Print the warnings."""
-    for line in warnings(directory, config):
+    """Print the warnings, and which services are not served: check prints a list of these."""
+    for line in [*warnings(directory, config), *unanswered(config)]:
         script.warning(line)
 
 
@@ -78,12 +98,8 @@ def warnings(directory: Path, config: Config) -> list[str]:
     lines = [*config.warnings, *config.report()]
     for service in smtpd_services(config):
         lines += [line for line in restrictions.report(config.for_service(service)) if line not in lines]
-    lines += [
-        f"{service.file}, line {service.line}: not supported yet: {service.command} at {service.name}/{service.type}:"
-        " nothing answers there"
-        for service in config.services
-        if service.type in ("inet", "pass") and service.command != "smtpd"
-    ]
+    for name in MATCHLISTS:
+        lines += _of_matchlist(config, name)
     owners = {0, os.geteuid()}
     for path in (directory, directory / "main.cf", directory / "master.cf"):
         lines += _exposed(path, owners)
@@ -94,6 +110,17 @@ def warnings(directory: Path, config: Config) -> list[str]:
     return lines
 
 
+def unanswered(config: Config) -> list[str]:
+    """Services that clients would look for in vain."""
+    disabled = config.get_list("master_service_disable")
+    return [
+        f"{service.file}, line {service.line}: not supported yet: {service.program} at {service.name}/{service.type}:"
+        " nothing answers there"
+        for service in config.services
+        if service.type in ("inet", "pass") and served.served(service, disabled).state is State.NOT_YET
+    ]
+
+
 def problems(directory: Path, config: Config) -> list[str]:
     """What the mail system would not start with."""
     found: list[str] = []
@@ -102,6 +129,11 @@ def problems(directory: Path, config: Config) -> list[str]:
         generation.identity.must_reach(generation.queue_directory)
     except (ConfigError, IdentityError) as error:
         found.append(str(error))
+    try:
+        environment.imported(config, {})
+        environment.exported(config, {})
+    except ConfigError as error:
+        found.append(str(error))
     for service in smtpd_services(config):
         try:
             service_endpoints(service, config)
@@ -109,16 +141,20 @@ def problems(directory: Path, config: Config) -> list[str]:
             smtpd_settings.check(config.for_service(service))
         except ConfigError as error:
             found.append(str(error))
+    for name in MATCHLISTS:
+        try:
+            matchlist.for_parameter(config, name)
+        except ConfigError as error:
+            found.append(str(error))
     for service in config.services:
         try:
             _check_transport(service, config)
         except ConfigError as error:
-            if str(error) not in found:
-                found.append(str(error))
+            found.append(str(error))
     queue_directory = config.queue_directory
     if not _can_make(queue_directory):
         found.append(f"no permission to write to {queue_directory}")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _check_transport(service: Service, config: Config) -> None:
@@ -127,12 +163,24 @@ def _check_transport(service: Service, config: Config) -> None:
     try:
         if service.type == "unix":
             TransportRules.read(config, service)
-            if service.command in ("smtp", "lmtp") and read_settings(own, service.command).tls_level != "none":
-                client_context(own, service.command)
-        elif service.command == "smtpd" and smtpd_settings.tls_level(own) != smtpd_settings.TLS_NONE:
+            if service.program in ("smtp", "lmtp") and read_settings(own, service.program).tls_level != "none":
+                client_context(own, service.program)
+        elif (
+            service.type == "inet"
+            and service.program == "smtpd"
+            and smtpd_settings.tls_level(own) != smtpd_settings.TLS_NONE
+        ):
             server_context(own)
     except TlsError as error:
         raise ConfigError(*own.where(error.parameter), error.parameter, str(error)) from None
+
+
+def _of_matchlist(config: Config, name: str) -> list[str]:
+    """What is odd in the files that a list names; the value itself is looked at by report."""
+    try:
+        return [line for line in matchlist.for_parameter(config, name).warnings if not line.startswith("#")]
+    except ConfigError:
+        return []  # one of the problems
 
 
 def _exposed(path: Path, owners: set[int]) -> list[str]:

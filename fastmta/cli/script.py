@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from fastmta.config.errors import printable
+
 NAME: Final = "fastmta/postfix-script"
 SYSTEM: Final = "the FastMTA mail system"
 
@@ -22,6 +24,11 @@ def warning(text: str) -> None:
     _write(f"warning: {text}")
 
 
+def note(text: str) -> None:
+    """Tell what is good to know."""
+    _write(f"note: {text}")
+
+
 def fatal(text: str) -> int:
     """Tell why it ends, and return the exit status for that."""
     _write(f"fatal: {text}")
@@ -30,4 +37,4 @@ def fatal(text: str) -> int:
 
 def _write(text: str) -> None:
     for line in text.splitlines() or [""]:
-        print(f"{NAME}: {line}", file=sys.stderr, flush=True)
+        print(f"{NAME}: {printable(line)}", file=sys.stderr, flush=True)

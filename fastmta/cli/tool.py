@@ -17,7 +17,8 @@ from typing import NoReturn
 from fastmta.admin.client import NotAllowedError, RefusedError, UnreachableError
 from fastmta.admin.spool import SpoolError
 from fastmta.cli.directory import config_directory
-from fastmta.config import Config, ConfigError, load
+from fastmta.config import Config, ConfigError, environment, load
+from fastmta.config.errors import printable
 from fastmta.master import identity
 from fastmta.master.preload import preload_package
 
@@ -47,7 +48,8 @@ class Tool:
 
     def say(self, text: str) -> None:
         """A line on stderr, under the program's name."""
-        sys.stderr.write(f"{self.name}: {text}\n")
+        shown = "\n".join(map(printable, text.split("\n")))
+        sys.stderr.write(f"{self.name}: {shown}\n")
 
     def run(self, body: Callable[[], int]) -> int:
         """The program's body; its exit status, or that of what ended it."""
@@ -102,7 +104,9 @@ class Tool:
 
     def configuration(self, directory: str | None) -> Config:
         """main.cf of the folder that -c names, or of the usual places."""
-        return load(config_directory(directory), services=False)
+        config = load(config_directory(directory), services=False)
+        environment.become({**os.environ, **environment.overrides(config)})
+        return config
 
 
 def become_owner(config: Config) -> None:

@@ -28,7 +28,7 @@ _DERIVED = frozenset({"myhostname", "mydomain", "mynetworks"})
 class Config:
     """Values by name, made by load(). services: those of master.cf; warnings: what Postfix would warn about."""
 
-    __slots__ = ("_definitions", "_expanded", "_service", "directory", "services", "warnings")
+    __slots__ = ("_definitions", "_deriving", "_expanded", "_service", "directory", "services", "warnings")
 
     def __init__(
         self,
@@ -45,6 +45,7 @@ class Config:
         self._definitions = definitions
         self._service = service
         self._expanded: dict[str, str] = {}
+        self._deriving: list[str] = []  # the defaults that are being made
 
     # -- text
 
@@ -149,10 +150,16 @@ class Config:
         return self._definitions
 
     def report(self) -> list[str]:
-        """What is set and does nothing here: unknown, unused, not supported yet. One line each, with file and line."""
+        """What is set in vain: unknown, unused, not supported yet. One line each, with file and line."""
         from fastmta.config.report import report
 
-        return report(self)
+        return report(self).warnings
+
+    def notes(self) -> list[str]:
+        """What is set and has no effect here without any difference to mail. One line each."""
+        from fastmta.config.report import report
+
+        return report(self).notes
 
     # -- networks
 
@@ -251,9 +258,20 @@ class Config:
         if definition is not None:
             return definition.value
         if name in _DERIVED:
-            return self._derived(name)
+            if name in self._deriving:
+                raise ConfigError(*self._loop(), name, f"the default of {name} depends on itself")
+            self._deriving.append(name)
+            try:
+                return self._derived(name)
+            finally:
+                self._deriving.pop()
         row = parameters.find(name)
         return row.default if row is not None else None
+
+    def _loop(self) -> tuple[str, int]:
+        """Where the first of the settings that defaults are made of is set."""
+        sources = ("mydomain", "myhostname", "inet_interfaces", "mynetworks_style", "inet_protocols")
+        return next((self.where(name) for name in sources if self.is_set(name)), ("", 0))
 
     def _read_only(self, name: str) -> str:
         if name == "config_directory":
@@ -292,20 +310,35 @@ class Config:
 
     # -- checking
 
-    def check(self) -> None:
-        """Read every value that is set, so that an error in it is found at load. Raises the first one."""
-        for name in self._definitions:
-            row = parameters.find(name)
-            if row is None or row.kind in (Kind.STR, Kind.LIST):
-                self.get_str(name)
-            elif row.kind is Kind.INT:
-                self.get_int(name)
-            elif row.kind is Kind.SIZE:
-                self.get_size(name)
-            elif row.kind is Kind.BOOL:
-                self.get_bool(name)
-            elif row.kind is Kind.TIME:
-                self.get_time(name)
+    def check(self, *names: str) -> None:
+        """Read every value that is set, or those of some names, so that an error is found at load. Raises the first."""
+        for name in names or self._definitions:
+            self._check(name)
+
+    def errors(self, names: Iterable[str] | None = None) -> list[ConfigError]:
+        """All errors in the values that are set, or in those of some names."""
+        found: list[ConfigError] = []
+        for name in self._definitions if names is None else names:
+            try:
+                self._check(name)
+            except ConfigError as error:
+                found.append(error)
+        return found
+
+    def _check(self, name: str) -> None:
+        row = parameters.find(name)
+        if name == "compatibility_level":  # defaults of others are made of it
+            self._convert(name, compatibility_level, self.get_str(name))
+        elif row is None or row.kind in (Kind.STR, Kind.LIST):
+            self.get_str(name)
+        elif row.kind is Kind.INT:
+            self.get_int(name)
+        elif row.kind is Kind.SIZE:
+            self.get_size(name)
+        elif row.kind is Kind.BOOL:
+            self.get_bool(name)
+        elif row.kind is Kind.TIME:
+            self.get_time(name)
 
     def _row(self, name: str) -> Parameter:
         row = parameters.find(name)
@@ -328,7 +361,27 @@ class Config:
 
 def load(directory: Path | str, *, services: bool = True) -> Config:
     """Read and check a folder's main.cf and, unless services is False (for commands that do without), master.cf."""
-    folder = Path(directory)
+    config = _read(Path(directory), services=services)
+    config.check()
+    for entry in config.services:
+        if entry.options:
+            config.for_service(entry).check()
+    return config
+
+
+def load_errors(directory: Path | str) -> list[ConfigError]:
+    """All that keeps a folder from being loaded, where `load` tells the first; of a syntax error only that."""
+    try:
+        config = _read(Path(directory), services=True)
+    except ConfigError as error:
+        return [error]
+    found = config.errors()
+    for entry in config.services:
+        found += config.for_service(entry).errors(dict(entry.options))
+    return found
+
+
+def _read(folder: Path, *, services: bool) -> Config:
     warnings: list[str] = []
     definitions = read_main_cf(folder / "main.cf", warnings)
     for name in parameters.READ_ONLY & definitions.keys():
@@ -336,16 +389,10 @@ def load(directory: Path | str, *, services: bool = True) -> Config:
         warnings.append(
             f"{definition.file}, line {definition.line}: read-only parameter assignment: {name}={definition.value}"
         )
-    config = Config(folder, definitions)
-    config.check()
     entries: tuple[Service, ...] = ()
     if services:
-        entries = read_master_cf(folder / "master.cf", warnings, _chroot_default(config))
-    config = Config(folder, definitions, entries, tuple(warnings))
-    for entry in entries:
-        if entry.options:
-            config.for_service(entry).check()
-    return config
+        entries = read_master_cf(folder / "master.cf", warnings, _chroot_default(Config(folder, definitions)))
+    return Config(folder, definitions, entries, tuple(warnings))
 
 
 def find_directory(option: str | None = None) -> Path:
@@ -361,11 +408,8 @@ def find_directory(option: str | None = None) -> Path:
 
 def _chroot_default(config: Config) -> bool:
     """Before compatibility level 1, "-" in the chroot field meant yes."""
-    try:
-        return compatibility_level(config.get_str("compatibility_level")) < (1, 0, 0)
-    except ValueError as error:
-        file, line = config.where("compatibility_level")
-        raise ConfigError(file, line, "compatibility_level", str(error)) from None
+    config.check("compatibility_level")
+    return compatibility_level(config.get_str("compatibility_level")) < (1, 0, 0)
 
 
 def _has_family(family: socket.AddressFamily) -> bool:

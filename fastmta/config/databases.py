@@ -16,7 +16,7 @@ from typing import Final
 from fastmta.config.errors import ConfigError
 from fastmta.config.lines import read_text
 from fastmta.config.maincf import parse_main_cf
-from fastmta.config.values import to_list
+from fastmta.config.values import before_comment
 
 Warn = Callable[[str], None]
 
@@ -46,11 +46,16 @@ _PREFIXES: Final = ("proxy", "debug")
 
 
 class Databases:
-    """Finds the tables in values. warn takes a line; quiet: nothing is said of options that a table does not have."""
+    """Finds the tables in values, and looks into the files of their own."""
 
-    def __init__(self, warn: Warn, *, quiet: bool = False) -> None:
-        """One for a run of the program: a table's own file is read once."""
+    def __init__(self, warn: Warn, *, quiet: bool = False, report: bool = False) -> None:
+        """One for a run of the program: a table's own file is read once.
+
+        warn takes a line; quiet: nothing is said of options that a table does not have; report: not as postconf does
+        it, but with the line of each such option, and a line that is none is not the end (by ConfigError).
+        """
         self._warn = warn
+        self._report = report
         self._quiet = quiet
         self._seen: set[str] = set()
 
@@ -59,9 +64,8 @@ class Databases:
 
         patterns: the value is what a regexp or pcre table has in its braces, where # may be part of a pattern.
         """
-        for word in to_list(value):
-            if word.startswith("#"):
-                self._warn(f"{source}: #comment after other text is not allowed: {word:.20} ...")
+        words, comment = before_comment(value)
+        for word in words:
             if word.startswith("{"):
                 if not patterns:
                     self.find(self._inside(word, source), source, use)
@@ -80,6 +84,8 @@ class Databases:
             else:
                 for option in OPTIONS[kind]:
                     use(f"{table}_{option}")
+        if comment:
+            self._warn(f"{source}: {comment}")
 
     def _inside(self, word: str, source: str) -> str:
         level = 0
@@ -114,10 +120,17 @@ class Databases:
                 self._warn(f'open "{kind}" configuration "{path}": {reason}')
             return
         warnings: list[str] = []
-        settings = parse_main_cf(text, path, warnings)
+        try:
+            settings = parse_main_cf(text, path, warnings)
+        except ConfigError as error:
+            if not self._report:
+                raise
+            self._warn(str(error))
+            return
         for warning in warnings:
             self._warn(warning)
         if not self._quiet:
             for name, definition in settings.items():
                 if name not in OPTIONS[kind]:
-                    self._warn(f"{table}: unused parameter: {name}={definition.value}")
+                    where = f"{path}, line {definition.line}" if self._report else table
+                    self._warn(f"{where}: unused parameter: {name}={definition.value}")

@@ -23,3 +23,8 @@ class ConfigError(Exception):
         where = f"{self.file}, line {self.line}: " if self.line else f"{self.file}: " if self.file else ""
         what = f"parameter {self.parameter}: " if self.parameter and self.parameter not in self.message else ""
         return where + what + self.message
+
+
+def printable(text: str) -> str:
+    """A text to be shown on a terminal, with ? for what cannot be printed: values are anybody's."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

@@ -1,12 +1,15 @@
 """$name in parameter values: what Postfix's mac_expand(3) makes of them.
 
-    $name  ${name}  $(name)                 the value, expanded in turn; empty where it has none $$
-    a dollar sign ${name?text}  ${name?{text}}            text if the value is not empty ${name:text}  ${name:{text}}
-    text if it is ${name?{text1}:{text2}}                 one or the other ${{left} OP {right} ? {text1} : {text2}}
-    OP: == != < <= >= >, compares as text; with the suffix "length" by length, with
-                                            the suffix "level" as compatibility levels (3.10 is more than 3.2)
-
-    ${function{text}}                       what a function makes of the text, see FUNCTIONS
+    $name  ${name}  $(name)             the value, expanded in turn; empty where it has none
+    $$                                  a dollar sign
+    ${name?text}  ${name?{text}}        text if the value is not empty
+    ${name:text}  ${name:{text}}        text if it is
+    ${name?{text1}:{text2}}             one or the other
+    ${{left} OP {right} ? {text1} : {text2}}
+                                        OP: == != < <= >= >. It compares numbers if both sides are all digits, else
+                                        text; with the suffix "length", lengths; with the suffix "level",
+                                        compatibility levels (3.10 is more than 3.2)
+    ${function{text}}                   what a function makes of the text, see FUNCTIONS
 
 Called by Config for every value at its first use. A syntax error is not raised here: Expansion says it, and what was
 made so far.
@@ -14,6 +17,7 @@ made so far.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -24,6 +28,13 @@ _OPERATOR_CHARACTERS: Final = "<>!=?+-*/~&|%"
 _OPERATORS: Final = ("==", "!=", "<", "<=", ">=", ">")
 _OPERATOR_EXPECTED: Final = '"==" or "!="" or "<"" or "<="" or ">="" or ">" expected at: "...{}}}>>>{:.20}"'
 _MAX_DEPTH: Final = 100
+# A value is made of less. Ten names that each mention the next one ten times would need more than a machine has.
+_MAX_STEPS: Final = 100_000
+_MAX_LENGTH: Final = 50_000_000
+_LONG_MAX: Final = 2**63 - 1
+# As strtol(3) reads them: major, minor, patch; all three have to fit in a long, with ten bits each for the last two.
+_LEVEL: Final = re.compile(r"\s*([+-]?[0-9]{1,30})(?:\.\s*([+-]?[0-9]{1,30})(?:\.\s*([+-]?[0-9]{1,30}))?)?", re.ASCII)
+_MOST: Final = (_LONG_MAX >> 20, 1023, 1023)
 
 
 def _domain_to_ascii(text: str) -> str:
@@ -46,7 +57,7 @@ class _ExpansionError(Exception):
 class Expansion:
     """The result of one expansion: text; undefined: some $name had no value; error: what is wrong with the syntax."""
 
-    __slots__ = ("_functions", "_lookup", "_out", "_scan", "error", "undefined")
+    __slots__ = ("_functions", "_length", "_lookup", "_out", "_scan", "_steps", "error", "undefined")
 
     def __init__(
         self,
@@ -61,6 +72,8 @@ class Expansion:
         self._scan = scan
         self._functions = functions
         self._out: list[str] = []
+        self._steps = 0
+        self._length = 0
         self.undefined = False
         self.error = ""
         try:
@@ -75,6 +88,7 @@ class Expansion:
 
     def _parse(self, text: str, out: list[str], depth: int) -> None:
         at = 0
+        self._length += len(text)
         while True:
             dollar = text.find("$", at)
             if dollar < 0:
@@ -97,7 +111,8 @@ class Expansion:
                 inside = text[dollar + 1 : at]
             if not inside:
                 raise _ExpansionError(f'empty macro name: "{text}"')
-            if depth > _MAX_DEPTH:
+            self._steps += 1
+            if depth > _MAX_DEPTH or self._steps > _MAX_STEPS or self._length > _MAX_LENGTH:
                 raise _ExpansionError(f'unreasonable macro call nesting: "{inside}"')
             self._expression(inside, out, depth + 1)
 
@@ -225,11 +240,11 @@ def names_in(text: str) -> set[str]:
 
 def compatibility_level(text: str) -> tuple[int, int, int]:
     """A level such as "3.6" as numbers that compare; raises ValueError with Postfix's words."""
-    parts = text.strip(_BLANKS).split(".")
-    if len(parts) > 3 or not all(part.isdigit() and part.isascii() for part in parts):
+    found = _LEVEL.fullmatch(text)
+    numbers = tuple(int(part or 0) for part in found.groups()) if found else ()
+    if len(numbers) != 3 or not all(0 <= number <= most for number, most in zip(numbers, _MOST, strict=True)):
         raise ValueError(f'malformed compatibility level syntax: "{text}"')
-    numbers = [int(part) for part in parts] + [0, 0]
-    return numbers[0], numbers[1], numbers[2]
+    return numbers
 
 
 def _compare(left: str, right: str, operator: str, suffix: str) -> bool:
@@ -242,6 +257,8 @@ def _compare(left: str, right: str, operator: str, suffix: str) -> bool:
         order = (levels[0] > levels[1]) - (levels[0] < levels[1])
     elif suffix == "length":
         order = len(left) - len(right)
+    elif _is_number(left) and _is_number(right):
+        order = _number(left) - _number(right)
     else:
         order = (left > right) - (left < right)
     if operator == "==":
@@ -255,6 +272,17 @@ def _compare(left: str, right: str, operator: str, suffix: str) -> bool:
     if operator == ">=":
         return order >= 0
     return order > 0
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _number(text: str) -> int:
+    number = int(text) if len(text) < 40 else _LONG_MAX + 1
+    if number > _LONG_MAX:
+        raise _ExpansionError(f"mac_exp_eval: bad conversion: {text}")
+    return number
 
 
 def _closing(text: str, at: int, opening: str, closing: str) -> int:

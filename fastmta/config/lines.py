@@ -2,7 +2,8 @@
 
 A logical line starts with text in the first column; a physical line that starts with white space continues it. Empty
 lines, blank lines and lines whose first visible character is "#" are left out, between the parts of a logical line too.
-The newline goes, the white space that follows it stays. Used for main.cf, master.cf, and the tables and lists in files.
+The newline goes, the white space that follows it stays. A null byte ends a logical line, as it does there. Used for
+main.cf, master.cf, and the tables and lists in files.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def logical_lines(text: str, file: str, warnings: list[str]) -> Iterator[Logical
             continue
         if line[0] not in WHITESPACE:
             if parts:
-                yield LogicalLine(first, "".join(parts))
+                yield _joined(first, parts, file, warnings)
             first, parts = number, [line]
         elif parts:
             parts.append(line)
@@ -41,7 +42,14 @@ def logical_lines(text: str, file: str, warnings: list[str]) -> Iterator[Logical
             shown = line[:30] + "..." if len(line) > 30 else line
             warnings.append(f'{file}, line {number}: logical line must not start with whitespace: "{shown}"')
     if parts:
-        yield LogicalLine(first, "".join(parts))
+        yield _joined(first, parts, file, warnings)
+
+
+def _joined(first: int, parts: list[str], file: str, warnings: list[str]) -> LogicalLine:
+    text, null, _ = "".join(parts).partition("\0")
+    if null:
+        warnings.append(f"{file}, line {first}: the logical line ends at a null byte")
+    return LogicalLine(first, text)
 
 
 def read_text(path: Path) -> str:

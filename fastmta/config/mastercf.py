@@ -17,8 +17,8 @@ from fastmta.config.lines import logical_lines, read_text, split_name_value
 TYPES: Final = ("inet", "unix", "fifo", "pass", "unix-dgram")
 _BLANKS: Final = " \t\r\n"
 _FIELDS: Final = ("service", "type", "private", "unprivileged", "chroot", "wakeup", "process_limit", "command")
-# Options of Postfix's daemons that take a value (postconf(1) treats the same ones so).
-_OPTIONS_WITH_VALUE: Final = "cdimnoSst"
+# Options of Postfix's daemons that take a value.
+_OPTIONS_WITH_VALUE: Final = "imnorst"
 
 
 class Service(NamedTuple):
@@ -44,6 +44,11 @@ class Service(NamedTuple):
     fields: tuple[str, ...]
     file: str
     line: int
+
+    @property
+    def program(self) -> str:
+        """The command without its folder."""
+        return self.command.rpartition("/")[2]
 
 
 def read_master_cf(path: Path, warnings: list[str], chroot_default: bool = False) -> tuple[Service, ...]:
@@ -126,17 +131,19 @@ def _parse_arguments(
         at += 1
         if word == "--":
             break
-        if word[1] not in _OPTIONS_WITH_VALUE:
-            flags.append(word)
+        # getopt(3): -vo a=b is -v -o a=b
+        letters = word[1:].lstrip("".join(set(word) - set(_OPTIONS_WITH_VALUE)))
+        flags += [f"-{letter}" for letter in word[1 : len(word) - len(letters)]]
+        if not letters:
             continue
-        value = word[2:]
+        value = letters[1:]
         if not value:
             if at == len(plain):
                 raise ConfigError(file, line, "", f'option "{word}" needs a value')
             value = plain[at]
             at += 1
-        if word[1] != "o":
-            flags += word[:2], value
+        if letters[0] != "o":
+            flags += f"-{letters[0]}", value
             continue
         pair = split_name_value(value)
         if isinstance(pair, str):

@@ -105,9 +105,9 @@ LEGACY: Final = frozenset(
 @cache
 def rows() -> dict[str, Parameter]:
     """Every parameter that something reads, or that knowingly has no effect, by name."""
-    from fastmta.config import rows_client, rows_general, rows_server
+    from fastmta.config import rows_client, rows_general, rows_server, rows_tables
 
-    return {row.name: row for module in (rows_general, rows_server, rows_client) for row in module.ROWS}
+    return {row.name: row for module in (rows_general, rows_server, rows_client, rows_tables) for row in module.ROWS}
 
 
 @cache

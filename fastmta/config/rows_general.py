@@ -10,6 +10,7 @@ from fastmta.config.parameters import Kind, Parameter, State
 STR, RAW, LIST, INT, SIZE, BOOL, TIME = Kind.STR, Kind.RAW, Kind.LIST, Kind.INT, Kind.SIZE, Kind.BOOL, Kind.TIME
 _NO_EFFECT: Final = State.NO_EFFECT
 _ONE_PROGRAM: Final = "there are no separate Postfix programs: one program does the work"
+_MANAGER: Final = "for the multi-instance manager, as in Postfix: fastmta -c DIR start starts the instance"
 _NO_HOP: Final = "a message stays in the process that accepted it: there is no such hop"
 
 _NAMES: Final = (
@@ -181,6 +182,25 @@ _PROCESSES: Final = (
     Parameter("authorized_flush_users", LIST, "static:anyone", doc="who may use postqueue -f and -i"),
     Parameter("authorized_mailq_users", LIST, "static:anyone", doc="who may list the queue"),
     Parameter("daemon_timeout", TIME, "18000s", 1, doc="how long one delivery may take until it is given up as lost"),
+    Parameter(
+        "import_environment",
+        LIST,
+        "MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ XAUTHORITY DISPLAY LANG=C POSTLOG_SERVICE POSTLOG_HOSTNAME "
+        "XDG_RUNTIME_DIR",
+        doc="what the master keeps of its environment, and what it sets there",
+    ),
+    Parameter("export_environment", LIST, "TZ MAIL_CONFIG LANG", doc="what commands get of it"),
+    Parameter("master_service_disable", LIST, "", doc="services that are off: type, name/type, !name/type"),
+    Parameter("multi_instance_name", STR, "", doc="the default of syslog_name"),
+    Parameter("multi_instance_group", STR, "", state=_NO_EFFECT, doc=_MANAGER),
+    Parameter("multi_instance_enable", BOOL, "no", state=_NO_EFFECT, doc=_MANAGER),
+    Parameter(
+        "alternate_config_directories",
+        LIST,
+        "",
+        state=_NO_EFFECT,
+        doc="commands have no privileges of their own: option -c may name any folder",
+    ),
     Parameter("process_id_directory", STR, "pid", 1, state=_NO_EFFECT, doc="always pid, under queue_directory"),
     Parameter("data_directory", STR, "/var/lib/postfix", 1, state=_NO_EFFECT, doc="all state is in queue_directory"),
     Parameter("daemon_directory", STR, "/usr/lib/postfix/sbin", 1, state=_NO_EFFECT, doc=_ONE_PROGRAM),

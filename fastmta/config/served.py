@@ -7,8 +7,7 @@ page.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import PurePath
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from fastmta.config.mastercf import Service
@@ -55,33 +54,55 @@ COMMANDS: Final[dict[str, Served]] = {
 }
 _UNKNOWN: Final = Served(State.NOT_YET, "no part of Postfix: such a program is not started")
 _NO_SOCKET: Final = Served(State.NOT_YET, "nothing answers there: SMTP is accepted at inet services")
+_NO_TRANSPORT: Final = Served(State.NOT_YET, "nothing answers there: transports are unix services")
+_DISABLED: Final = Served(State.WORKS, "off: master_service_disable")
+# Programs that deliver. Their entries, and those of smtpd, are the ones whose fields and settings are read.
+TRANSPORTS: Final = frozenset({"smtp", "lmtp", "error", "discard", "local", "virtual", "pipe"})
 # What the other fields of an entry do here.
 FIELDS: Final[dict[str, str]] = {
     "private": "no effect: no service has a socket in the queue directory",
     "unprivileged": "no effect: workers run as mail_owner",
     "chroot": "no effect: workers are not in a chroot jail",
     "wakeup": "no effect: nothing sleeps until it is woken",
-    "process limit": "deliveries of a transport at a time; -: default_process_limit. For smtpd no effect: a worker has "
-    "many sessions (smtpd_client_connection_count_limit and the like limit them)",
-    "-o name=value": "as in Postfix: for that service, before main.cf",
-    "-v, -D": "no effect",
+    "process limit": "deliveries of a transport at a time; -: default_process_limit. For smtpd no effect, which is "
+    "reported where it is a number: a worker has many sessions, and there is no limit to those of a service "
+    "(smtpd_client_connection_count_limit and the like limit those of a client)",
+    "-o name=value": "as in Postfix, for smtpd and the transports: for that service, before main.cf. What works "
+    "without a process of its own knows main.cf only: a setting that differs from it is reported",
+    "-v, -D": "no effect, reported",
+    "other arguments": "as in Postfix; reported where the program takes none",
 }
 
 
-def served(service: Service) -> Served:
-    """What becomes of a service."""
-    command = PurePath(service.command).name
-    if command == "smtpd" and service.type != "inet":
+def is_disabled(service: Service, disabled: Iterable[str]) -> bool:
+    """Whether the patterns of master_service_disable (type, name/type, !pattern) turn a service off; the first counts.
+
+    The old form name.type is taken, too.
+    """
+    names = (service.type, f"{service.name}/{service.type}", f"{service.name}.{service.type}")
+    for pattern in disabled:
+        if pattern.lstrip("!") in names:
+            return (len(pattern) - len(pattern.lstrip("!"))) % 2 == 0
+    return False
+
+
+def served(service: Service, disabled: Iterable[str] = ()) -> Served:
+    """What becomes of a service; disabled is master_service_disable."""
+    if is_disabled(service, disabled):
+        return _DISABLED
+    if service.program == "smtpd" and service.type != "inet":
         return _NO_SOCKET
-    return COMMANDS.get(command, _UNKNOWN)
+    if service.program in TRANSPORTS and service.type != "unix":
+        return _NO_TRANSPORT
+    return COMMANDS.get(service.program, _UNKNOWN)
 
 
-def lines(services: Iterable[Service]) -> list[str]:
+def lines(services: Iterable[Service], disabled: Sequence[str] = ()) -> list[str]:
     """A line for each service: its name and type, its command, whether it works, and by whom."""
     rows = []
     for service in services:
-        state, by = served(service)
+        state, by = answer = served(service, disabled)
         word = "works, without a process of its own" if state is State.NO_EFFECT else state.value
-        rows.append((f"{service.name}/{service.type}", PurePath(service.command).name, f"{word}: {by}"))
+        rows.append((f"{service.name}/{service.type}", service.program, by if answer is _DISABLED else f"{word}: {by}"))
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     return [f"{name:{widths[0]}}  {command:{widths[1]}}  {text}" for name, command, text in rows]

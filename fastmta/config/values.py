@@ -11,6 +11,7 @@ _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 INT_MAX: Final = 2**31 - 1
 LONG_MAX: Final = 2**63 - 1
 LIST_SEPARATORS: Final = ", \t\r\n"
+_TO_BLANKS: Final = str.maketrans(LIST_SEPARATORS, " " * len(LIST_SEPARATORS))
 
 
 def to_int(name: str, text: str, low: int = 0, high: int = 0, limit: int = INT_MAX) -> int:
@@ -70,7 +71,7 @@ def check_length(name: str, text: str, low: int = 0, high: int = 0) -> str:
 def to_list(text: str) -> tuple[str, ...]:
     """Split at commas and white space; what is between { and } stays together, with its braces."""
     if "{" not in text:
-        return tuple(text.replace(",", " ").split())
+        return tuple(filter(None, text.translate(_TO_BLANKS).split(" ")))
     items: list[str] = []
     start = -1
     level = 0
@@ -89,6 +90,17 @@ def to_list(text: str) -> tuple[str, ...]:
     if start >= 0:
         items.append(text[start:])
     return tuple(items)
+
+
+def before_comment(text: str) -> tuple[tuple[str, ...], str]:
+    """The same up to the first item that begins with #, where Postfix ends a list; and what it says of that, or ""."""
+    words = to_list(text)
+    end = 0
+    for at, word in enumerate(words):
+        end = text.index(word, end) + len(word)
+        if word.startswith("#"):
+            return words[:at], f"#comment after other text is not allowed: {word} {text[end + 1 : end + 21]}..."
+    return words, ""
 
 
 def time_unit(default: str) -> str:

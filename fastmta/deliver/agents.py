@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from fastmta.config import Config, Service
+from fastmta.config.served import is_disabled
 from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, UnavailableAgent
 from fastmta.deliver.passing import passer
@@ -33,8 +34,9 @@ def build_agents(cfg: Config, context: DeliverContext) -> dict[str, Agent]:
     agents: dict[str, Agent] = {}
     if context.pass_on is None:
         context = msgspec.structs.replace(context, pass_on=passer(agents))
+    disabled = cfg.get_list("master_service_disable")
     for service in cfg.services:
-        if service.type == "unix":
+        if service.type == "unix" and not is_disabled(service, disabled):
             agent = build_agent(cfg, service, context)
             if agent is not None:
                 agents[service.name] = agent
@@ -43,7 +45,7 @@ def build_agents(cfg: Config, context: DeliverContext) -> dict[str, Agent]:
 
 def build_agent(cfg: Config, service: Service, context: DeliverContext) -> Agent | None:
     """The agent of one service, or None where it is none that delivers."""
-    command = service.command
+    command = service.program
     if command in ("smtp", "lmtp"):
         own = cfg.for_service(service)
         settings = read_settings(own, command)

@@ -59,7 +59,8 @@ def plan(number: int, config: Config, directory: Path) -> Generation:
         text = f"{workers} workers need as many shards, and fastmta_queue_shards = {shards}"
         raise ConfigError(*config.where("fastmta_workers"), "fastmta_workers", text)
     if not smtpd_services(config):
-        raise ConfigError(str(directory / "master.cf"), 0, "", "no inet service runs smtpd")
+        but = " that master_service_disable leaves on" if config.get_list("master_service_disable") else ""
+        raise ConfigError(str(directory / "master.cf"), 0, "", f"no inet service{but} runs smtpd")
     try:
         owner = identity.find(config.get_str("mail_owner"))
     except IdentityError as error:

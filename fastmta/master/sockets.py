@@ -1,21 +1,26 @@
 """The listening sockets of master.cf: which addresses an inet service stands for, and the sockets bound to them.
 
 Used by master/supervisor.py alone. A socket that two configurations have in common is the same object in both, so that
-a reload refuses no connection. Forms of a service name (master(5)): `port`, `host:port`, `[address]:port`, with a
+a reload refuses no connection; an address and the wildcard that takes its place, or gives it, are open at the same time
+until the old one is left. Forms of a service name (master(5)): `port`, `host:port`, `[address]:port`, with a
 number or a name of services(5) for the port; without a host, inet_interfaces says where. Raises ConfigError.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import os
 import socket
+import struct
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
 from fastmta.config import ConfigError
+from fastmta.config.served import is_disabled
 
 if TYPE_CHECKING:
     from fastmta.config import Config, Service
@@ -23,6 +28,11 @@ if TYPE_CHECKING:
 Bound: TypeAlias = tuple[tuple["Service", tuple[socket.socket, ...]], ...]
 
 RETRY_INTERVAL: Final = 0.1  # seconds
+SO_ATTACH_FILTER: Final = 26
+SO_GET_FILTER: Final = SO_ATTACH_FILTER
+# In the language of bpf(4): load the flags of the TCP header; with SYN among them, drop; else let all of it through.
+_NO_SYN: Final = struct.pack("=HBBIHBBIHBBIHBBI", 0x30, 0, 0, 13, 0x45, 0, 1, 2, 6, 0, 0, 0, 6, 0, 0, 0xFFFFFFFF)
+WILDCARDS: Final = frozenset({"0.0.0.0", "::"})
 NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -92,16 +102,18 @@ def _resolve(host: str, port: int, families: tuple[int, ...]) -> list[Endpoint]:
     return [Endpoint(family, address, port, len(usable) > 1) for family, address in usable]
 
 
-def open_socket(endpoint: Endpoint, backlog: int) -> socket.socket:
-    """A listening socket there. Raises OSError."""
+def open_socket(endpoint: Endpoint, backlog: int, at_once: bool = False) -> socket.socket:
+    """A listening socket there, at_once with others that allow it by SO_REUSEPORT. Raises OSError."""
     sock = socket.socket(endpoint.family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if endpoint.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, at_once)
         sock.bind((endpoint.address, endpoint.port))
         sock.listen(backlog)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)  # nobody else is to join in
     except BaseException:
         sock.close()
         raise
@@ -124,15 +136,21 @@ class Listeners:
         before = dict(self._open)
         give_up = time.monotonic() + patience
         taken: dict[tuple[int, str, int], Service] = {}
+        wanted = [(service, service_endpoints(service, config)) for service in smtpd_services(config)]
+        for service, places in wanted:
+            for endpoint in places:
+                other = taken.setdefault(endpoint.key, service)
+                if other is not service:
+                    raise _wrong(service, f"line {other.line} listens at {endpoint}, too")
         bound = []
         try:
-            for service in smtpd_services(config):
+            for service, places in wanted:
                 socks = []
-                for endpoint in service_endpoints(service, config):
-                    other = taken.setdefault(endpoint.key, service)
-                    if other is not service:
-                        raise _wrong(service, f"line {other.line} listens at {endpoint}, too")
-                    sock = self._open.get(endpoint.key) or _open_patiently(endpoint, backlog, give_up, service)
+                for endpoint in places:
+                    sock = self._open.get(endpoint.key)
+                    if sock is None:
+                        with _shared(self._left_to(endpoint, taken)) as at_once:
+                            sock = _open_patiently(endpoint, backlog, give_up, service, at_once)
                     if sock is not None:
                         self._open[endpoint.key] = sock
                         sock.listen(backlog)
@@ -145,6 +163,24 @@ class Listeners:
                 self._open.pop(key).close()
             raise
         return tuple(bound)
+
+    def _left_to(self, endpoint: Endpoint, wanted: Iterable[tuple[int, str, int]]) -> list[socket.socket]:
+        """What is open now, is to be left, and keeps the endpoint from being bound: a wildcard or what it covers."""
+        return [
+            sock
+            for key, sock in self._open.items()
+            if key not in wanted
+            and (key[0], key[2]) == (endpoint.family, endpoint.port)
+            and not WILDCARDS.isdisjoint((key[1], endpoint.address))
+        ]
+
+    def leave(self, bound: Bound) -> None:
+        """The same as keep, where workers have those sockets, too: nobody new gets a connection there."""
+        kept = {sock.fileno() for _, socks in bound for sock in socks}
+        for sock in self._open.values():
+            if sock.fileno() not in kept:
+                _leave(sock)
+        self.keep(bound)
 
     def keep(self, bound: Bound) -> None:
         """Close the sockets that are not of that set."""
@@ -164,8 +200,13 @@ class Listeners:
 
 
 def smtpd_services(config: Config) -> list[Service]:
-    """The inet services of master.cf that run smtpd."""
-    return [s for s in config.services if s.type == "inet" and os.path.basename(s.command) == "smtpd"]  # noqa: PTH119
+    """The inet services of master.cf that run smtpd, but for those that master_service_disable turns off."""
+    disabled = config.get_list("master_service_disable")
+    return [
+        service
+        for service in config.services
+        if service.type == "inet" and service.program == "smtpd" and not is_disabled(service, disabled)
+    ]
 
 
 def service_endpoints(service: Service, config: Config) -> list[Endpoint]:
@@ -179,10 +220,44 @@ def service_endpoints(service: Service, config: Config) -> list[Endpoint]:
     return found
 
 
-def _open_patiently(endpoint: Endpoint, backlog: int, give_up: float, service: Service) -> socket.socket | None:
+def _leave(sock: socket.socket) -> None:
+    """Drop what would open another connection there; it comes again in a second, to whoever listens then.
+
+    Connections that are being opened or wait to be accepted are not touched. Without this, the one that comes between
+    the last accept and the close would be cut.
+    """
+    program = ctypes.create_string_buffer(_NO_SYN)
+    where = struct.pack("@HP", len(_NO_SYN) // 8, ctypes.addressof(program))
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, where)
+
+
+def is_left(sock: socket.socket) -> bool:
+    """Whether the master has left a listening socket: once those who have it close it, it is gone."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 64))
+    except OSError:
+        return False
+
+
+@contextmanager
+def _shared(socks: list[socket.socket]) -> Iterator[bool]:
+    """Let another socket be bound beside these; whether there are any."""
+    try:
+        for sock in socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        yield bool(socks)
+    finally:
+        for sock in socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+
+
+def _open_patiently(
+    endpoint: Endpoint, backlog: int, give_up: float, service: Service, at_once: bool
+) -> socket.socket | None:
     while True:
         try:
-            return open_socket(endpoint, backlog)
+            return open_socket(endpoint, backlog, at_once)
         except OSError as error:
             if endpoint.optional and error.errno in NOT_HERE:
                 return None

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import fastmta
-from fastmta.config import ConfigError, load
+from fastmta.config import ConfigError, environment, load
 from fastmta.config.machine import interfaces
 from fastmta.master import process, shards
 from fastmta.master.assignment import ADOPT, DRAIN, READY, STOP, Assignment
@@ -109,6 +109,7 @@ class Supervisor:
     def _set_up(self) -> None:
         config = load(self.directory)
         self.current = plan(1, config, self.directory)
+        environment.become(environment.imported(config, os.environ))
         self.journal = Journal(self.current.log)
         self.current.identity.must_reach(self.current.queue_directory)
         self.spool = Spool(self.current.queue_directory)
@@ -342,10 +343,10 @@ class Supervisor:
         first = self.current.number == 1
         self.current.was_ready = True
         self.previous = None
+        self.listeners.leave(self.current.bound)  # before the workers do, who accept what still waits there
         for worker in self.workers.values():
             if worker.generation != self.current.number:
                 self._drain_worker(worker)
-        self.listeners.keep(self.current.bound)
         if first:
             self._publish()
             self.up()
@@ -375,6 +376,7 @@ class Supervisor:
             interfaces.cache_clear()  # this host may have other addresses by now
             config = load(self.directory)
             generation = plan(self.generations + 1, config, self.directory)
+            surroundings = environment.imported(config, os.environ)
             if generation.queue_directory != self.spool.directory:
                 raise ConfigError("", 0, "queue_directory", "it cannot be changed by a reload: stop and start")
             self.spool.prepare(generation.identity, generation.public_gid)
@@ -382,6 +384,7 @@ class Supervisor:
         except (ConfigError, IdentityError, OSError) as error:
             self._refuse_reload(str(error))
             return
+        environment.become(surroundings)
         self.journal.close()
         self.journal = Journal(generation.log)
         self.journal.info(f"reload -- version {fastmta.__version__}, configuration {self.directory}")

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +33,7 @@ from fastmta.deliver.agent import Agent, DeliverContext
 from fastmta.deliver.agents import build_agents
 from fastmta.master.assignment import ADOPT, DRAIN, STOP, Assignment
 from fastmta.master.journal import log_settings
+from fastmta.master.sockets import is_left
 from fastmta.master.statistics import Statistics
 from fastmta.master.target import WorkerTarget
 from fastmta.model.message import Message
@@ -66,6 +69,7 @@ class Worker:
         self.draining = False
         self.stopped: asyncio.Future[None] = loop.create_future()
         self._closing = False
+        self._beginning: set[asyncio.Task[None]] = set()  # connections that were accepted last
         self._settled = False  # what was accepted when listening ended has its session
         self._servers: list[asyncio.AbstractServer] = []
         self.log = Log(log_settings(cfg, assignment.identity), defer=loop.call_soon)
@@ -212,6 +216,7 @@ class Worker:
         """Accept no connection any more; end when the open sessions have ended and what they brought is on its way."""
         if not self.draining:
             self.draining = True
+            self._accept_the_last()
             self._stop_listening()
             for service, _ in self.services:
                 service.drain(self._session_ended)
@@ -235,6 +240,31 @@ class Worker:
                     self.store.record(message)
             self._delivered()
 
+    def _accept_the_last(self) -> None:
+        """Connections that wait at an address where nobody will listen any more would be cut when it is closed."""
+        left = [(service, sock.dup()) for service, sockets in self.services for sock in sockets if is_left(sock)]
+        self.loop.call_later(SETTLE, self._empty, left)
+
+    def _empty(self, left: list[tuple[SmtpdService, socket.socket]]) -> None:
+        for service, sock in left:
+            with sock, suppress(BlockingIOError):
+                while True:
+                    connection, _ = sock.accept()
+                    connection.setblocking(False)
+                    task = self.loop.create_task(self._begin(service, connection))
+                    self._beginning.add(task)
+                    task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        self._beginning.discard(task)
+        self._session_ended()
+
+    async def _begin(self, service: SmtpdService, connection: socket.socket) -> None:
+        try:
+            await self.loop.connect_accepted_socket(service.protocol, connection)
+        except OSError:  # it is gone already
+            connection.close()
+
     def _stop_listening(self) -> None:
         self.statistics.stop()
         for server in self._servers:
@@ -247,7 +277,9 @@ class Worker:
         self._session_ended()
 
     def _session_ended(self) -> None:
-        if self._settled and not self._closing and not any(service.sessions for service, _ in self.services):
+        if not self._settled or self._closing or self._beginning:
+            return
+        if not any(service.sessions for service, _ in self.services):
             self._closing = True
             self.active.drain(self._delivered)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastmta.config.errors import ConfigError
-from fastmta.config.values import to_list
+from fastmta.config.values import before_comment
 
 if TYPE_CHECKING:
     from fastmta.config.configuration import Config
@@ -71,7 +71,11 @@ class MatchList:
         self._networks: dict[int, dict[int, dict[int, _Rank]]] = {32: {}, 128: {}}
         self._cache: dict[object, bool] = {}
         items: list[tuple[str, bool]] = []
-        self._gather(to_list(patterns) if isinstance(patterns, str) else patterns, True, items, 0)
+        if isinstance(patterns, str):
+            patterns, comment = before_comment(patterns)
+            if comment:
+                self.warnings.append(comment)
+        self._gather(patterns, True, items, 0)
         self.empty = not items
         for place, (pattern, answer) in enumerate(items):
             self._compile(pattern, _Rank(place, answer), parent)
@@ -159,13 +163,9 @@ class MatchList:
             raise PatternError(f"open file {file}: {error.strerror}") from None
         lines: list[tuple[str, ...]] = []
         for line in text.split("\n"):
-            words = to_list(line)
-            for at, word in enumerate(words):
-                if word.startswith("#"):
-                    if at:
-                        self.warnings.append(f"{file}: #comment after other text is not allowed: {word} ...")
-                    words = words[:at]
-                    break
+            words, comment = before_comment(line)
+            if comment and words:
+                self.warnings.append(f"{file}: {comment}")
             lines.append(words)
         return lines
 
@@ -195,7 +195,7 @@ def for_parameter(config: Config, parameter: str) -> MatchList:
     """The list that a parameter holds, with parents as parent_domain_matches_subdomains says. Raises ConfigError."""
     parent = parameter in config.get_list("parent_domain_matches_subdomains")
     try:
-        return MatchList(config.get_list(parameter), parent=parent)
+        return MatchList(config.get_str(parameter), parent=parent)
     except PatternError as error:
         file, line = config.where(parameter)
         raise ConfigError(file, line, parameter, str(error)) from None

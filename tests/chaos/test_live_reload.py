@@ -43,8 +43,10 @@ def subjects(sink: Sink) -> list[str]:
 class Stream:
     """New connections without a pause, in some threads: what each was greeted with, and what went wrong."""
 
-    def __init__(self, port: int, threads: int = 3) -> None:
+    def __init__(self, port: int, threads: int = 3, *, is_there: bool = True) -> None:
+        """is_there: that nobody listens is wrong."""
         self.port = port
+        self.is_there = is_there
         self.greetings: list[bytes] = []
         self.wrong: list[str] = []
         self._enough = threading.Event()
@@ -65,7 +67,8 @@ class Stream:
                     self.wrong.append(f"{greeting!r} ... {goodbye!r}")
                 self.greetings.append(greeting)
             except OSError as error:
-                self.wrong.append(repr(error))
+                if self.is_there or not isinstance(error, ConnectionRefusedError):
+                    self.wrong.append(repr(error))
 
     def __enter__(self) -> Stream:
         for thread in self._threads:
@@ -106,6 +109,27 @@ def test_ten_reloads_under_a_stream_of_connections(tmp_path: Path) -> None:
             assert len(server.worker_pids()) == 2
         assert "panic" not in server.log()
         assert "bad startup" not in server.log()
+
+
+def test_twenty_reloads_to_other_addresses(tmp_path: Path) -> None:
+    """The port changes between an address and the wildcard, a second one comes and goes: nobody is refused or cut."""
+    second = free_port()
+    server = LiveServer(tmp_path, workers=2)
+    master_cf = server.config / "master.cf"
+    first_line, _, rest = master_cf.read_text().partition("\n")
+    with server, Stream(server.port, 2) as stream, Stream(second, 2, is_there=False) as on_second:
+        for number in range(20):
+            before = len(stream.greetings)
+            here = first_line if number % 2 else first_line.replace("127.0.0.1", "0.0.0.0")
+            also = f"127.0.0.1:{second} inet n - n - - smtpd\n" if number % 4 < 2 else ""
+            master_cf.write_text(f"{here}\n{also}{rest}")
+            reload(server, smtpd_banner=f"$myhostname ESMTP number {number}")
+            wait_for(lambda before=before: len(stream.greetings) > before + 3, 30, "connections")  # type: ignore[misc]
+            status = server.run("fastmta", "status").stderr
+            assert (f"127.0.0.1:{second}" in status, here.split()[0] in status) == (bool(also), True)
+    assert stream.wrong == on_second.wrong == []
+    assert len(on_second.greetings) > 20
+    assert "panic" not in server.log()
 
 
 def test_open_sessions_keep_what_they_began_with(tmp_path: Path) -> None:

@@ -224,6 +224,66 @@ def test_generated_main_cf(definitions: list[tuple[str, str]], data: st.DataObje
     assert ours == theirs
 
 
+NUMBERS = [
+    "",
+    "0",
+    "9",
+    "09",
+    "10",
+    "-1",
+    "1.5",
+    "1.10",
+    " 9",
+    "9 ",
+    "a",
+    "9a",
+    "4294967297",
+    "2147483648",
+    "3",
+    "3.10",
+]
+LEVELS = ["0", "3", "03", " 3", "+3", "3.2", "3.10", "3. 1", "3.1.2", "3.1.1023", "99999", "3.1023.1023"]
+OPERATORS = ["==", "!=", "<", "<=", ">=", ">"]
+
+
+@pytest.mark.parametrize(("words", "suffix"), [(NUMBERS, ""), (LEVELS, "level")], ids=["plain", "level"])
+def test_all_comparisons(words: list[str], suffix: str, tmp_path: Path) -> None:
+    """Digits compare as numbers, levels part by part, all else as text: each with each, by every operator."""
+    texts = [f"${{{{{a}}} {op}{suffix} {{{b}}} ? {{yes}} : {{no}}}}" for a in words for b in words for op in OPERATORS]
+    definitions = "".join(f"p{number} = {text}\n" for number, text in enumerate(texts))
+    mentioned = "".join(f" $p{number}" for number in range(len(texts)))
+    directory = write(tmp_path, f"{definitions}always_bcc ={mentioned}\n")
+    config = load(directory)
+    ours = {f"p{number}": config.get_str(f"p{number}") for number in range(len(texts))}
+    assert ours == values_by_postconf(directory, *ours)
+    assert set(ours.values()) == {"yes", "no"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${{3 } <level {3}}",
+        "${{-3} <level {3}}",
+        "${{3} <level {3.}}",
+        "${{} <level {3}}",
+        "${{3.1.2.3} <level {3}}",
+        "${{3.1024} <level {3}}",
+        "${{9223372036854775808} <level {3}}",
+        "${{99999999999999999999} == {1}}",
+        "${" * 5000,
+        "$(" * 5000 + ")" * 5000,
+    ],
+    ids=lambda text: text[:40],
+)
+def test_errors_of_expansion_are_those_of_postfix(text: str, tmp_path: Path) -> None:
+    directory = write(tmp_path, f"relayhost = {text}\n")
+    _, complaints, status = postconf(directory, "-x", "relayhost")
+    assert status
+    with pytest.raises(ConfigError) as error:
+        load(directory)
+    assert error.value.message in complaints
+
+
 # -- master.cf
 
 

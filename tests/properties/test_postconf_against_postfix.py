@@ -1,7 +1,7 @@
 """Our postconf and Postfix's postconf on the same files: what they print, what they complain of, and what they leave.
 
 Listed differences: the parameters of another version (tests/postfix_versions.py), who we are, and the words of a newer
-postconf (3.11) for parameters that are to go away.
+postconf (3.11) for parameters that are to go away and for #comments behind a value, where it stops reading that value.
 """
 
 from __future__ import annotations
@@ -276,9 +276,9 @@ def test_options_of_tables(kind: str, tmp_path: Path, capfd: pytest.CaptureFixtu
 
 values = st.one_of(
     # what is looked at after an error in the syntax depends on the order of Postfix's hash table; 3.7 splits at braces
-    # that 3.11 leaves together, and knows no comments in a value
+    # that 3.11 leaves together
     expressions().filter(
-        lambda text: not scan(text, str) and "level" not in text and not set(re.sub(r"\$\{.*\}", "", text)) & set("{}#")
+        lambda text: not scan(text, str) and "level" not in text and not set(re.sub(r"\$\{.*\}", "", text)) & set("{}")
     ),
     st.sampled_from(["hash:/etc/x", "inline:{a=b, {c = d}}", "one two", "{ a b } c", "$relayhost x", "$myhostname"]),
 )
@@ -345,7 +345,11 @@ def test_generated_files(
     with tempfile.TemporaryDirectory() as folder:
         directory = write(Path(folder), main_cf, master_cf)
         answer, expected = ours(capfd, directory, *way), theirs(directory, *way)
-    assert answer == expected
+    if any("#comment after other text is not allowed" in line for line in answer.complaints):
+        assert answer.lines == expected.lines
+        assert set(expected.complaints) <= set(answer.complaints)
+    else:
+        assert answer == expected
 
 
 EDITS = st.one_of(

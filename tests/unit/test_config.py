@@ -309,6 +309,43 @@ def test_where_the_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_directory() in (Path("/etc/fastmta"), Path("/etc/postfix"))
 
 
+LOOPS = {
+    "itself": "relayhost = $relayhost\n",
+    "each_other": "relayhost = a $relay_transport\nrelay_transport = b ${relayhost}\n",
+    "in_a_condition": "relayhost = ${{$relayhost} == {x} ? {y} : {z}}\n",
+    "doubling": "".join(f"x{n} = $x{n + 1} $x{n + 1}\n" for n in range(60)) + "x60 = y\nrelayhost = $x0\n",
+    "growing": f"y0 = {'x' * 100_000}\n"
+    + "".join(f"y{n + 1} = $y{n}$y{n}$y{n}$y{n}\n" for n in range(9))
+    + "relayhost = $y9\n",
+    "deep": "".join(f"x{n} = $x{n + 1}\n" for n in range(2000)) + "x2000 = y\nrelayhost = $x0\n",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_values_without_end_are_an_error(name: str, read: Read) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"main\.cf, line \d+: .*unreasonable macro call nesting"):
+        read(LOOPS[name])
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("main_cf", "name"),
+    [
+        ("mydomain = x.$myhostname\n", "mydomain"),
+        ("inet_interfaces = $mynetworks\n", "mynetworks"),
+        ("mynetworks_style = $mynetworks\n", "mynetworks"),
+        ("inet_interfaces = ${{$mynetworks} == {} ? all : all}\n", "mynetworks"),
+    ],
+)
+def test_defaults_made_of_themselves_are_an_error(
+    main_cf: str, name: str, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "hostname", lambda: "here")
+    with pytest.raises(ConfigError, match=r"main\.cf, line 1: .*the default of my\w+ depends on itself"):
+        read(main_cf).get_str(name)
+
+
 # -- the report
 
 
@@ -332,17 +369,40 @@ def test_report_names_what_has_no_effect(read: Read) -> None:
     main_cf, master_cf = config.directory / "main.cf", config.directory / "master.cf"
     assert config.report() == [
         f"{main_cf}, line 2: not supported yet: alias_maps=hash:/etc/aliases",
-        f"{main_cf}, line 5: no effect: max_idle=10s (workers are not stopped when idle)",
         f"{main_cf}, line 6: unused parameter: smtpd_tpyo=1",
         f"{main_cf}, line 10: unused parameter: slow_destination_concurrency_limit=3",
         f"{main_cf}, line 12: not supported yet: smtpd_restriction_classes=strict",
         f"{master_cf}, line 4: 587/inet: not supported yet: smtpd_sasl_auth_enable=yes",
         f"{master_cf}, line 4: 587/inet: unused parameter: other=1",
     ]
+    assert config.notes() == [f"{main_cf}, line 5: no effect: max_idle=10s (workers are not stopped when idle)"]
 
 
 def test_nothing_to_report(read: Read) -> None:
     assert read("compatibility_level = 3.6\nmydestination =\nlocal_recipient_maps =\nalias_maps =\n").report() == []
+
+
+def test_a_level_that_is_none_is_an_error_for_a_service_too(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").touch()
+    (tmp_path / "master.cf").write_text("# x\n25 inet n - n - - smtpd -o compatibility_level=!\n")
+    with pytest.raises(ConfigError, match=r"master\.cf, line 2: .*compatibility_level.*: malformed.*\"!\""):
+        load(tmp_path)
+
+
+def test_what_is_wrong_in_the_files_of_tables_is_reported_with_its_line(tmp_path: Path) -> None:
+    """And is no error: at a reload, it would come when there is no way back any more."""
+    bad, odd = tmp_path / "bad.cf", tmp_path / "odd.cf"
+    bad.write_text("server_host = a\nno such thing\n")
+    odd.write_text("# comment\nserver_host = a\ntypo = 1\n")
+    (tmp_path / "main.cf").write_text(
+        f"virtual_alias_maps = ldap:{bad} ldap:{odd} ldap:/nowhere.cf ldap:own\nown_server_host = b # c\n"
+    )
+    (tmp_path / "master.cf").write_text("25 inet n - n - - smtpd -o { process_name = ${{1} ==> {2} ? a} }\n")
+    report = load(tmp_path).report()
+    assert f"{bad}, line 2: missing '=' after attribute name: \"no such thing\"" in report
+    assert f"{odd}, line 3: unused parameter: typo=1" in report
+    assert f"{tmp_path}/main.cf, line 2: #comment after other text is not allowed: # c..." in report
+    assert not any("own_server_host" in line for line in report)
 
 
 def test_options_of_tables_are_not_unused(tmp_path: Path) -> None:

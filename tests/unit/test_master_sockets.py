@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fastmta.config import Config, ConfigError, load
-from fastmta.master.sockets import Endpoint, Listeners, endpoints, port_number, split_name
+from fastmta.master.sockets import Endpoint, Listeners, endpoints, is_left, port_number, split_name
 from tests.live import free_port
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
@@ -67,6 +67,47 @@ def test_a_host_is_looked_up_for_the_families_that_may_be() -> None:
 def test_an_unknown_host_is_named() -> None:
     with pytest.raises(ValueError, match=r"host not found: nosuchhost\.invalid"):
         endpoints("nosuchhost.invalid:25", (), (V4,))
+
+
+def test_a_wildcard_takes_the_place_of_an_address_and_gives_it(tmp_path: Path) -> None:
+    port = free_port()
+    listeners = Listeners()
+    for name in (f"127.0.0.1:{port}", f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"0.0.0.0:{port}"):
+        bound = listeners.bind(config(tmp_path, name), 16)
+        listeners.keep(bound)
+        assert listeners.addresses() == [name]
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            bound[0][1][0].accept()[0].close()
+        # somebody else is kept out as ever
+        with pytest.raises(ConfigError, match="Address already in use"):
+            Listeners().bind(config(tmp_path, name), 16)
+    with pytest.raises(ConfigError, match=r"line 2: bind .* Address already in use"):
+        listeners.bind(config(tmp_path, f"0.0.0.0:{port} 127.0.0.1:{port}"), 16)
+    assert listeners.addresses() == [f"0.0.0.0:{port}"]
+    listeners.close()
+
+
+def test_who_waits_at_an_address_that_is_left_is_not_cut(tmp_path: Path) -> None:
+    port = free_port()
+    listeners = Listeners()
+    ((_, (sock,)),) = listeners.bind(config(tmp_path, f"127.0.0.1:{port}"), 16)
+    at_worker = sock.dup()
+    with at_worker, socket.create_connection(("127.0.0.1", port), timeout=5) as early:
+        assert not is_left(at_worker)
+        listeners.leave(())
+        assert is_left(at_worker)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", port), timeout=0.2)
+        connection, _ = at_worker.accept()
+        with connection:
+            connection.sendall(b"220 welcome\r\n")
+            assert early.recv(100) == b"220 welcome\r\n"
+            early.sendall(b"QUIT\r\n")
+            assert connection.recv(100) == b"QUIT\r\n"
+        with pytest.raises(BlockingIOError):
+            at_worker.accept()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
 def test_a_change_of_configuration_keeps_the_sockets_in_common(tmp_path: Path) -> None:

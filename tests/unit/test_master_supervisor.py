@@ -33,6 +33,7 @@ class Master:
             "inet_protocols": "ipv4",
             "fastmta_workers": str(workers),
             "fastmta_stop_timeout": "1s",
+            "import_environment": "DUMMY_FAULT",
             **parameters,
         }
         self.listen(f"127.0.0.1:{self.port}")

@@ -115,6 +115,9 @@ def test_files(tmp_path: Path) -> None:
     assert names.match_address("192.0.2.200")
     assert names.match_address("10.2.3.4")
     assert names.warnings == [f"{outer}: #comment after other text is not allowed: #tail ..."]
+    commented = MatchList("foo # bar, but not always")
+    assert (commented.match_domain("foo"), commented.match_domain("bar")) == (True, False)
+    assert commented.warnings == ["#comment after other text is not allowed: # bar, but not always..."]
     none_of_them = MatchList(f"!{outer} foo bar")
     assert [none_of_them.match_domain(name) for name in ("foo", "bar", "baz")] == [False, True, False]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,48 @@ def test_edits_at_the_same_time_all_come_through(tmp_path: Path) -> None:
         process.join(60)
         assert process.exitcode == 0
     assert sorted(path.read_text().splitlines()) == sorted(f"{n} {step}" for n in range(4) for step in range(20))
+
+
+def test_edits_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text("# first\n")
+    (tmp_path / "master.cf").touch()
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fastmta", "postconf", "-c", str(tmp_path), "-e", f"name{number}={number}"],
+            stderr=subprocess.PIPE,
+        )
+        for number in range(8)
+    ]
+    assert [program.communicate(timeout=60)[1] for program in programs] == [b""] * 8
+    lines = (tmp_path / "main.cf").read_text().splitlines()
+    assert lines[0] == "# first"
+    assert sorted(lines[1:]) == [f"name{number} = {number}" for number in range(8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["main.cf", "master.cf"]
+
+
+def test_an_edit_waits_for_whoever_has_the_lock(tmp_path: Path) -> None:
+    """Of main.cf.tmp, as Postfix's postconf does it."""
+    (tmp_path / "main.cf").write_text("a = b\n")
+    with (tmp_path / "main.cf.tmp").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        program = subprocess.Popen(
+            [sys.executable, "-m", "fastmta", "postconf", "-c", str(tmp_path), "-e", "c=d"], stderr=subprocess.PIPE
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.communicate(timeout=1.0)
+        assert (tmp_path / "main.cf").read_text() == "a = b\n"
+    assert program.communicate(timeout=30)[1] == b""
+    assert (tmp_path / "main.cf").read_text() == "a = b\nc = d\n"
+
+
+def test_an_edit_puts_a_file_in_the_place_of_a_link(tmp_path: Path) -> None:
+    """As Postfix's does."""
+    (tmp_path / "real").write_text("a = b\n")
+    (tmp_path / "main.cf").symlink_to("real")
+    done = subprocess.run(
+        [sys.executable, "-m", "fastmta", "postconf", "-c", str(tmp_path), "-e", "c=d"], timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert not (tmp_path / "main.cf").is_symlink()
+    assert (tmp_path / "main.cf").read_text() == "a = b\nc = d\n"
+    assert (tmp_path / "real").read_text() == "a = b\n"

@@ -188,7 +188,11 @@ class _Run:
         names = Names(self.directory, [], self._read_main(), self.warn)
         path = mode.arguments[0] if mode.arguments else names.expand(names.value("bounce_template_file") or "")
         templates = bounces.read_templates(path, self.warn)
-        sys.stdout.write(bounces.expanded(templates, names) if mode.has("b") else bounces.as_file(templates))
+        sys.stdout.write(
+            bounces.expanded(templates, names, path or "built-in", self.warn)
+            if mode.has("b")
+            else bounces.as_file(templates)
+        )
 
 
 def _print(lines: list[str]) -> None:
