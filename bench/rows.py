@@ -11,10 +11,12 @@ import statistics
 from bench import stone
 from bench.contest import Bar, Bench, Line, Result, median, raw, spread
 from bench.processes import PeakMemory
-from bench.servers import BenchError, Server
+from bench.rows_latency import paced
+from bench.servers import BenchError, Server, settle
 from bench.stone import Load, Sample, through
 
 MB = 1e6
+PACE = 500.0  # messages a second for each worker: four of them stay under a half of what two cores can do
 
 
 def times(fast: float, slow: float) -> str:
@@ -160,10 +162,19 @@ def workers(bench: Bench) -> Result:
     }
     # As much for each worker: the fewer messages go together through a loop's turn and a sync, the more each one costs.
     loads = {count: Load(sessions=20 * count) for count in counts}
+    # And at the same pace for each worker, far from what the machine can do: four workers, the generator and the sink
+    # want more than two cores when they are saturated, and pay for that with more switches between them.
+    calm: dict[int, list[float]] = {count: [] for count in counts}
     with bench.running(*servers.values()):
         samples = bench.rounds(
             {server.name: bench.contender(server, loads[count]) for count, server in servers.items()}
         )
+        for turn in range(bench.repeat):
+            for count, server in servers.items():
+                calm[count].append(cpu_at_pace(bench, server, count))
+            bench.say(
+                f"  {turn + 1}/{bench.repeat} at pace: " + ", ".join(f"{one[-1]:.0f} us" for one in calm.values())
+            )
     found = {count: median(samples[server.name], "cpu") for count, server in servers.items()}
     widest = max(found.values()) / min(found.values()) - 1
     line = Line(
@@ -172,7 +183,24 @@ def workers(bench: Bench) -> Result:
         ", ".join(f"{value:.0f} us" for value in found.values()) + f" ({widest:.0%} apart)",
         reached=widest <= 0.10,
     )
+    paces = [statistics.median(one) for one in calm.values()]
+    grows = max(paces) / paces[0] - 1
+    at_pace = Line(
+        f"the same at {PACE:.0f} messages a second for each worker",
+        "grows by 10 % at most",
+        ", ".join(f"{value:.0f} us" for value in paces) + f" ({grows:+.0%})",
+        reached=grows <= 0.10,
+    )
     rates = ", ".join(f"{median(samples[server.name]):,.0f}" for server in servers.values())
     mean = statistics.fmean(found.values())
     note = f"1, 2, 4 workers: {rates} msg/s end to end; {mean:.0f} us CPU per message on average."
-    return Result("workers", line.what, [line], notes=[note], samples=raw(samples))
+    kept = {**raw(samples), "at pace": {str(count): one for count, one in calm.items()}}
+    return Result("workers", line.what, [line, at_pace], notes=[note], samples=kept)
+
+
+def cpu_at_pace(bench: Bench, server: Server, workers: int) -> float:
+    """CPU time per message in microseconds where PACE messages a second come for each worker, at random times."""
+    messages = int(PACE * workers * bench.seconds)
+    before = settle(server.master())
+    paced(server, PACE * workers, messages, bench.folder, sessions=20 * workers)
+    return (settle(server.master()) - before) / messages * 1e6

@@ -24,7 +24,7 @@ SESSIONS = 100  # enough that a message that is due hardly ever waits for one
 SLOWEST_SYNC = 0.45  # ms: the row's bound is for disks that sync 4 KB in about 0.3 ms
 
 
-def paced(server: Server, rate: float, messages: int, folder: Path) -> Sent:
+def paced(server: Server, rate: float, messages: int, folder: Path, sessions: int = SESSIONS) -> Sent:
     """One run in open loop, each byte verified. Raises BenchError."""
     wait_free(server.sink)
     reports = [folder / "sink.json", folder / "generator.json"]
@@ -39,7 +39,7 @@ def paced(server: Server, rate: float, messages: int, folder: Path) -> Sent:
     running = [sink]
     try:
         wait_listening(server.sink)
-        target = [f"127.0.0.1:{server.port}", f"--messages={messages}", f"--rate={rate}", f"--sessions={SESSIONS}"]
+        target = [f"127.0.0.1:{server.port}", f"--messages={messages}", f"--rate={rate}", f"--sessions={sessions}"]
         generator = subprocess.Popen([*python, "bench.generator", *target, f"--report={reports[1]}"], cwd=PROJECT)
         running.append(generator)
         ended = stone.ends([generator, sink])

@@ -25,4 +25,4 @@ class AccessCompiler:
     def checks(self, cfg: Config, warn: Callable[[str], None]) -> Checks:
         """Compile the lists of a service."""
         destinations = Destinations(self._resolver, self._complete)
-        return compile_checks(cfg, destinations.is_authorized, warn)
+        return compile_checks(cfg, destinations.is_authorized, destinations.undeliverable, warn)

@@ -61,6 +61,13 @@ class Destinations:
             return False
         return kind in (CLASS_LOCAL, CLASS_RELAY)
 
+    def undeliverable(self, address: str) -> str | None:
+        """The reason, with or without an enhanced status code, where the address goes to the error transport."""
+        resolved = self._resolver.resolve(self._complete(address))
+        if isinstance(resolved, Bounced) or resolved.transport != "error":
+            return None
+        return resolved.nexthop
+
     def parse_mailbox(self, token: bytes, strict: bool, utf8: bool) -> str | None:
         """The machine's parse_mailbox: internal form, or None where the syntax is wrong or no mail could go there."""
         address = mailbox.parse(token, strict)

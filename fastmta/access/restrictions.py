@@ -15,6 +15,7 @@ import msgspec
 
 from fastmta.access.hostnames import is_fqdn, valid_helo
 from fastmta.config import Config, ConfigError
+from fastmta.model.outcome import split_dsn
 from fastmta.smtpd.checks import Check, Checks, Subject
 
 PERMIT: Final = ""
@@ -72,28 +73,38 @@ class Codes(msgspec.Struct, frozen=True):
 
 
 def compile_checks(
-    cfg: Config, is_authorized_destination: Callable[[str], bool], warn: Callable[[str], None]
+    cfg: Config,
+    is_authorized_destination: Callable[[str], bool],
+    undeliverable: Callable[[str], str | None],
+    warn: Callable[[str], None],
 ) -> Checks:
-    """All lists of one service. is_authorized_destination(recipient): mail for it is accepted from anybody.
+    """All lists of one service.
 
-    warn gets the text to log when a list is reached that cannot be used.
+    is_authorized_destination(recipient): mail for it is accepted from anybody. undeliverable(address): why all mail for
+    it bounces, None where it does not. warn gets the text to log when a list is reached that cannot be used.
     """
     check_relay_guard(cfg)
     codes = Codes(cfg.get_int("reject_code"), cfg.get_int("defer_code"), cfg.get_int("relay_domains_reject_code"))
-    maker = _Maker(codes, is_authorized_destination, warn)
+    maker = _Maker(codes, is_authorized_destination, _lookup(cfg, undeliverable), warn)
     lists = {name: maker.make(stage, cfg.get_list(stage.parameter)) for name, stage in STAGES.items()}
+    if cfg.get_bool("smtpd_reject_unlisted_sender"):
+        lists["sender"] = _both(lists["sender"], maker.reject_unlisted_sender(STAGES["sender"]))
+    unlisted = None
+    if cfg.get_bool("smtpd_reject_unlisted_recipient"):
+        unlisted = maker.reject_unlisted_recipient(STAGES["recipient"])
     relaying = (
         ("relay", "recipient") if cfg.get_bool("smtpd_relay_before_recipient_restrictions") else ("recipient", "relay")
     )
     before = ("client", "helo", "sender")
     if cfg.get_bool("smtpd_delay_reject"):
         connect = helo = mail = None
-        rcpt = _sequence([_after_helo(lists[name]) if name == "helo" else lists[name] for name in before + relaying])
+        all_of_them = [_after_helo(lists[name]) if name == "helo" else lists[name] for name in before + relaying]
+        rcpt = _sequence([*all_of_them, unlisted])
         vrfy = rcpt
         etrn = _sequence([lists["client"], _after_helo(lists["helo"])])
     else:
         connect, helo, mail = (_sequence([lists[name]]) for name in before)
-        rcpt = vrfy = _sequence([lists[name] for name in relaying])
+        rcpt = vrfy = _sequence([*(lists[name] for name in relaying), unlisted])
         etrn = None
     return Checks(
         connect=connect,
@@ -135,6 +146,21 @@ def check_relay_guard(cfg: Config) -> None:
             "instance of: reject_unauth_destination, defer_unauth_destination, reject, defer, defer_if_permit or "
             "check_relay_domains",
         )
+
+
+def _lookup(cfg: Config, undeliverable: Callable[[str], str | None]) -> Callable[[str], str | None] | None:
+    """None where no address can go to the error transport: then nobody needs to ask."""
+    for parameter in ("local_transport", "relay_transport", "default_transport"):
+        if cfg.get_str(parameter).partition(":")[0] == "error":
+            return undeliverable
+    return None
+
+
+def _both(first: Restriction | None, then: Restriction | None) -> Restriction | None:
+    """A list, and a check that a PERMIT in it does not spare."""
+    if first is None or then is None:
+        return first or then
+    return lambda subject: first(subject) or then(subject)
 
 
 def _sequence(lists: Sequence[Restriction | None]) -> Check | None:
@@ -181,10 +207,15 @@ class _Maker:
     """Compiles lists."""
 
     def __init__(
-        self, codes: Codes, is_authorized_destination: Callable[[str], bool], warn: Callable[[str], None]
+        self,
+        codes: Codes,
+        is_authorized_destination: Callable[[str], bool],
+        undeliverable: Callable[[str], str | None] | None,
+        warn: Callable[[str], None],
     ) -> None:
         self._codes = codes
         self._is_authorized = is_authorized_destination
+        self._undeliverable = undeliverable
         self._warn = warn
 
     def make(self, stage: Stage, words: Sequence[str]) -> Restriction | None:
@@ -264,6 +295,27 @@ class _Maker:
 
         return check
 
+    def reject_unlisted_recipient(self, stage: Stage) -> Restriction | None:
+        return self._unlisted(_RECIPIENT, "5.1.1", lambda subject: subject.recipient)
+
+    def reject_unlisted_sender(self, stage: Stage) -> Restriction | None:
+        return self._unlisted(_SENDER, "5.1.0", lambda subject: subject.sender)
+
+    def _unlisted(self, kind: str, default: str, address_of: Callable[[Subject], str | None]) -> Restriction | None:
+        undeliverable = self._undeliverable
+        if undeliverable is None:
+            return None
+
+        def check(subject: Subject) -> str | None:
+            address = address_of(subject)
+            reason = undeliverable(address) if address else None
+            if reason is None:
+                return None
+            dsn, text = split_dsn(default, reason)
+            return f"550 5{dsn[1:]} <{address}>: {kind} rejected: {text}"
+
+        return check
+
     def reject_unauth_pipelining(self, stage: Stage) -> Restriction:
         refuse = self._text(stage, 503, "5.5.0", "Improper use of SMTP command pipelining")
         return lambda subject: refuse(subject) if subject.improper_pipelining else None
@@ -336,6 +388,8 @@ KNOWN: Final[dict[str, Callable[[_Maker, Stage], Restriction | None]]] = {
     "permit_auth_destination": _Maker.permit_auth_destination,
     "reject_unauth_destination": _Maker.reject_unauth_destination,
     "defer_unauth_destination": _Maker.defer_unauth_destination,
+    "reject_unlisted_recipient": _Maker.reject_unlisted_recipient,
+    "reject_unlisted_sender": _Maker.reject_unlisted_sender,
     "reject_unauth_pipelining": _Maker.reject_unauth_pipelining,
     "reject_non_fqdn_sender": _Maker.reject_non_fqdn_sender,
     "reject_non_fqdn_recipient": _Maker.reject_non_fqdn_recipient,

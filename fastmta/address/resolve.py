@@ -10,13 +10,14 @@ default_transport, relayhost.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 
 from fastmta.address.hostname import literal_address, valid_hostaddr, valid_utf8_hostname
 from fastmta.address.quote import is_dot_string, unquote_822_local
 from fastmta.address.rewrite import RewriteSettings, canonical
+from fastmta.config import Config
 from fastmta.model.outcome import Bounced
 
 CLASS_LOCAL: Final = "local"
@@ -48,6 +49,22 @@ class ResolveSettings(msgspec.Struct, frozen=True):
     resolve_null_domain: bool = False
     resolve_numeric_domain: bool = False
     double_bounce_sender: str = "double-bounce"
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> Self:
+        """Read it, once, at load."""
+        return cls(
+            rewrite=RewriteSettings.from_config(cfg),
+            myhostname=cfg.get_str("myhostname"),
+            local_transport=cfg.get_str("local_transport"),
+            relay_transport=cfg.get_str("relay_transport"),
+            default_transport=cfg.get_str("default_transport"),
+            relayhost=cfg.get_str("relayhost"),
+            resolve_dequoted_address=cfg.get_bool("resolve_dequoted_address"),
+            resolve_null_domain=cfg.get_bool("resolve_null_domain"),
+            resolve_numeric_domain=cfg.get_bool("resolve_numeric_domain"),
+            double_bounce_sender=cfg.get_str("double_bounce_sender"),
+        )
 
 
 BAD_SYNTAX: Final = Bounced("5.1.3", "bad address syntax")

@@ -113,8 +113,10 @@ _ACCESS: Final = (
     Parameter("relay_domains_reject_code", INT, "554", doc="reply code of reject_unauth_destination"),
     Parameter("reject_code", INT, "554", doc="reply code of reject"),
     Parameter("defer_code", INT, "450", doc="reply code of defer"),
-    Parameter("smtpd_reject_unlisted_recipient", BOOL, "yes", state=State.NOT_YET),
-    Parameter("smtpd_reject_unlisted_sender", BOOL, "no", state=State.NOT_YET),
+    Parameter(
+        "smtpd_reject_unlisted_recipient", BOOL, "yes", doc="refuse recipients whose mail the error transport gets"
+    ),
+    Parameter("smtpd_reject_unlisted_sender", BOOL, "no", doc="the same for senders"),
 )
 
 _TLS: Final = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from fastmta.deliver.agent import Slot
-from fastmta.model.outcome import Attempt, Bounced, Deferred, Result, Sent
+from fastmta.model.outcome import Attempt, Bounced, Deferred, Result, Sent, split_dsn
 
 
 class FixedAgent:
@@ -71,15 +71,3 @@ class UnavailableAgent(FixedAgent):
     def outcome(self, nexthop: str) -> Result:
         """A deferral."""
         return self._outcome
-
-
-def split_dsn(default: str, text: str) -> tuple[str, str]:
-    """Split "5.1.1 no such user" into code and text; default is the code where the text has none."""
-    first, _, rest = text.partition(" ")
-    parts = first.split(".")
-    valid = (
-        len(parts) == 3
-        and parts[0] in ("2", "4", "5")
-        and all(part.isascii() and part.isdigit() and 0 < len(part) < 4 for part in parts[1:])
-    )
-    return (first, rest.strip()) if valid else (default, text)

@@ -87,7 +87,7 @@ class Worker:
         )
         own = matchlist.MatchList(f"[{address}]" if ":" in address else address for address in cfg.own_addresses())
         self.addresses = AddressResolver(
-            _resolve_settings(cfg),
+            ResolveSettings.from_config(cfg),
             matchlist.for_parameter(cfg, "mydestination").match_domain,
             matchlist.for_parameter(cfg, "relay_domains").match_domain,
             own.match_address,
@@ -279,21 +279,6 @@ def _ident(cfg: Config, service: Service) -> str:
     """What the deliveries of a service are logged as: its program, under its own syslog_name where it has one."""
     own = cfg.for_service(service).get_str("syslog_name")
     return service.command if own == cfg.get_str("syslog_name") else f"{own}/{service.command}"
-
-
-def _resolve_settings(cfg: Config) -> ResolveSettings:
-    return ResolveSettings(
-        rewrite=RewriteSettings.from_config(cfg),
-        myhostname=cfg.get_str("myhostname"),
-        local_transport=cfg.get_str("local_transport"),
-        relay_transport=cfg.get_str("relay_transport"),
-        default_transport=cfg.get_str("default_transport"),
-        relayhost=cfg.get_str("relayhost"),
-        resolve_dequoted_address=cfg.get_bool("resolve_dequoted_address"),
-        resolve_null_domain=cfg.get_bool("resolve_null_domain"),
-        resolve_numeric_domain=cfg.get_bool("resolve_numeric_domain"),
-        double_bounce_sender=cfg.get_str("double_bounce_sender"),
-    )
 
 
 async def _serve(assignment: Assignment) -> None:

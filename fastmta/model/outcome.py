@@ -57,3 +57,15 @@ class Attempt(msgspec.Struct, gc=False):
     tls: str = ""
     relayed: bool = False
     earlier: dict[int, Attempt] | None = None
+
+
+def split_dsn(default: str, text: str) -> tuple[str, str]:
+    """Split "5.1.1 no such user" into code and text; default is the code where the text has none."""
+    first, _, rest = text.partition(" ")
+    parts = first.split(".")
+    valid = (
+        len(parts) == 3
+        and parts[0] in ("2", "4", "5")
+        and all(part.isascii() and part.isdigit() and 0 < len(part) < 4 for part in parts[1:])
+    )
+    return (first, rest.strip()) if valid else (default, text)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.dialogue.script import BASE
 from tests.live import free_port, need, wait_for
@@ -18,13 +19,21 @@ _LINE = re.compile(r"^\w+ +\d+ [\d:]+ \S+ postfix(?:-\w+)?/(\w+)\[\d+\]: (.*)$")
 class LivePostfix:
     """with LivePostfix(tmp_path, [{}, {"soft_bounce": "yes"}]) as postfix: connect to postfix.ports[1]"""
 
-    def __init__(self, folder: Path, services: Sequence[Mapping[str, str]], sink: int = 9) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        services: Sequence[Mapping[str, str]],
+        sink: int = 9,
+        main: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """services: options of each smtpd; main: for all programs, over BASE."""
         self.folder = folder
         self.ports = [free_port() for _ in services]
         self.log_file = folder / "maillog"
         self.config = folder / "conf"
         self._services = services
         self._sink = sink
+        self._main = main
         self._seen = 0
 
     def _write(self) -> None:
@@ -70,6 +79,7 @@ class LivePostfix:
             "disable_dns_lookups": "yes",
             "smtp_line_length_limit": "0",
             "smtp_tls_security_level": "none",
+            **self._main,
         }
         (self.config / "main.cf").write_text("".join(f"{name} = {value}\n" for name, value in values.items()))
 

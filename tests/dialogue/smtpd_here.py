@@ -126,7 +126,7 @@ class SmtpdHere:
         cfg = self.config
         rewrite = RewriteSettings(cfg.get_str("myorigin"), cfg.get_str("mydomain"))
         resolver = Resolver(
-            ResolveSettings(rewrite, cfg.get_str("myhostname")),
+            ResolveSettings.from_config(cfg),
             matchlist.for_parameter(cfg, "mydestination").match_domain,
             matchlist.for_parameter(cfg, "relay_domains").match_domain,
             matchlist.MatchList(["127.0.0.1"]).match_address,

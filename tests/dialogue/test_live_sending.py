@@ -304,6 +304,7 @@ def test_other_transports(tmp_path: Path) -> None:
         "default_transport": "discard:thrown away",
         "relay_domains": "relayed.test",
         "relay_transport": "error:5.7.1 we relay no more",
+        "smtpd_reject_unlisted_recipient": "no",
         "notify_classes": "",
         **FAST,
     }

@@ -43,6 +43,10 @@ class Client(msgspec.Struct):
     improper_pipelining: bool = False
 
 
+def nowhere(address: str) -> None:
+    """No address goes to the error transport."""
+
+
 def config(tmp_path: Path, **parameters: str) -> Config:
     (tmp_path / "main.cf").write_text(
         "compatibility_level = 3.6\n" + "".join(f"{name} = {value}\n" for name, value in parameters.items())
@@ -53,7 +57,7 @@ def config(tmp_path: Path, **parameters: str) -> Config:
 
 def rcpt(tmp_path: Path, client: Client, **parameters: str) -> str | None:
     warnings: list[str] = []
-    checks = compile_checks(config(tmp_path, **parameters), destinations().is_authorized, warnings.append)
+    checks = compile_checks(config(tmp_path, **parameters), destinations().is_authorized, nowhere, warnings.append)
     assert checks.rcpt is not None
     return checks.rcpt(client)
 
@@ -255,7 +259,7 @@ def test_stages_without_delay(tmp_path: Path) -> None:
         "smtpd_data_restrictions": "reject",
         "smtpd_end_of_data_restrictions": "reject_unauth_pipelining",
     }
-    checks = compile_checks(config(tmp_path, **options), destinations().is_authorized, lambda text: None)
+    checks = compile_checks(config(tmp_path, **options), destinations().is_authorized, nowhere, lambda text: None)
     client = Client(improper_pipelining=True)
     assert checks.connect is not None and checks.connect(client) is None
     assert checks.helo is not None
@@ -272,7 +276,7 @@ def test_stages_without_delay(tmp_path: Path) -> None:
 
 
 def test_nothing_to_check_costs_nothing(tmp_path: Path) -> None:
-    checks = compile_checks(config(tmp_path), destinations().is_authorized, lambda text: None)
+    checks = compile_checks(config(tmp_path), destinations().is_authorized, nowhere, lambda text: None)
     assert (checks.connect, checks.helo, checks.mail, checks.data, checks.end_of_data) == (None,) * 5
 
 
@@ -284,7 +288,7 @@ def test_unknown_words_are_reported_and_warned_of(tmp_path: Path) -> None:
         "refuses with 451 4.3.5"
     ]
     warnings: list[str] = []
-    check = compile_checks(cfg, destinations().is_authorized, warnings.append).rcpt
+    check = compile_checks(cfg, destinations().is_authorized, nowhere, warnings.append).rcpt
     assert check is not None and not warnings
     check(Client())
     assert warnings == ['unknown smtpd restriction: "no_such_thing"']

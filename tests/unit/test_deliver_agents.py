@@ -10,11 +10,11 @@ import pytest
 from fastmta.config import load
 from fastmta.config.machine import Interface
 from fastmta.deliver.agents import build_agents
-from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent, split_dsn
+from fastmta.deliver.error import DiscardAgent, ErrorAgent, RetryAgent
 from fastmta.deliver.nexthop import NexthopError, Site, numeric_address, parse_site, split_sites
 from fastmta.deliver.settings import only_address
 from fastmta.deliver.smtp import SmtpAgent
-from fastmta.model.outcome import Bounced, Deferred, Result, Sent
+from fastmta.model.outcome import Bounced, Deferred, Result, Sent, split_dsn
 from tests.delivery import Harness, Request, Slot, message, run
 
 MASTER = """
