@@ -88,6 +88,15 @@ _ROUTING: Final = (
     Parameter("local_transport", STR, "local:$myhostname", 1, doc="transport[:nexthop] for mydestination"),
     Parameter("best_mx_transport", STR, "", doc="transport for domains whose best MX host we are"),
     Parameter("defer_transports", LIST, "", doc="transports whose mail waits for postqueue -f"),
+    Parameter("transport_maps", LIST, "", doc="transport and next hop by recipient"),
+    Parameter("relocated_maps", LIST, "", doc="where users are now"),
+    Parameter("sender_dependent_relayhost_maps", LIST, "", doc="relayhost by sender"),
+    Parameter("sender_dependent_default_transport_maps", LIST, "", doc="default_transport by sender"),
+    Parameter("empty_address_relayhost_maps_lookup_key", STR, "<>", 1, doc="the null sender in the first of these"),
+    Parameter(
+        "empty_address_default_transport_maps_lookup_key", STR, "<>", 1, doc="the null sender in the second of these"
+    ),
+    Parameter("owner_request_special", BOOL, "yes", doc="owner-x and x-request have no extension"),
     Parameter("disable_dns_lookups", BOOL, "no", doc="no MX lookups: next hops are hosts"),
     Parameter("ignore_mx_lookup_error", BOOL, "no", doc="a failed MX lookup is like no MX record"),
     Parameter("soft_bounce", BOOL, "no", doc="answer 4xx for 5xx, and defer what would bounce"),
