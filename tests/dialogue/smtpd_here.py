@@ -156,6 +156,8 @@ class SmtpdHere:
         while self.service.sessions:
             ended.clear()
             await asyncio.wait_for(ended.wait(), 5)
+        self.tables.close()
+        await asyncio.sleep(0)
         self.shared.close()
 
     def __enter__(self) -> SmtpdHere:
