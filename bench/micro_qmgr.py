@@ -46,7 +46,7 @@ class Nothing:
         self.slots: list[Slot] = []
         self.timers: list[tuple[float, Any]] = []
 
-    def resolve(self, _address: str) -> Way:
+    def resolve(self, _address: str, _sender: str = "") -> Way:
         """The one way."""
         return WAY
 

@@ -13,10 +13,11 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from fastmta.access.destination import Unlisted
 from fastmta.access.hostnames import is_fqdn, valid_helo
 from fastmta.config import Config, ConfigError
-from fastmta.model.outcome import split_dsn
 from fastmta.smtpd.checks import Check, Checks, Subject
+from fastmta.tables.lookup import TempFail
 
 PERMIT: Final = ""
 SERVER_ERROR: Final = "451 4.3.5 Server configuration error"
@@ -43,6 +44,7 @@ _GUARDS: Final = (
 
 # Restrictions that a word follows which is none.
 _WITH_ARGUMENT: Final = ("check_", "reject_rbl_", "reject_rhsbl_", "permit_dnswl_", "permit_rhswl_", "sleep")
+_ROUTE_MAPS: Final = ("transport_maps", "relocated_maps", "sender_dependent_default_transport_maps")
 
 
 class Stage(msgspec.Struct, frozen=True, eq=False):
@@ -79,23 +81,26 @@ class Codes(msgspec.Struct, frozen=True):
 def compile_checks(
     cfg: Config,
     is_authorized_destination: Callable[[str], bool],
-    undeliverable: Callable[[str], str | None],
+    unlisted: Callable[[str, str], Unlisted | None],
     warn: Callable[[str], None],
+    has_lists: bool = False,
 ) -> Checks:
     """All lists of one service.
 
-    is_authorized_destination(recipient): mail for it is accepted from anybody. undeliverable(address): why all mail for
-    it bounces, None where it does not. warn gets the text to log when a list is reached that cannot be used.
+    is_authorized_destination(recipient): mail for it is accepted from anybody. unlisted(address, sender): why mail for
+    it is refused, None where it is not. warn gets the text to log when a list is reached that cannot be used.
+    has_lists: there are lists of recipients.
     """
     check_relay_guard(cfg)
     codes = Codes(cfg.get_int("reject_code"), cfg.get_int("defer_code"), cfg.get_int("relay_domains_reject_code"))
-    maker = _Maker(codes, is_authorized_destination, _lookup(cfg, undeliverable), warn)
+    asked = unlisted if has_lists or _may_bounce(cfg) else None
+    maker = _Maker(codes, is_authorized_destination, asked, warn)
     lists = {name: maker.make(stage, cfg.get_list(stage.parameter)) for name, stage in STAGES.items()}
     if cfg.get_bool("smtpd_reject_unlisted_sender"):
         lists["sender"] = _both(lists["sender"], maker.reject_unlisted_sender(STAGES["sender"]))
-    unlisted = None
+    at_the_end = None
     if cfg.get_bool("smtpd_reject_unlisted_recipient"):
-        unlisted = maker.reject_unlisted_recipient(STAGES["recipient"])
+        at_the_end = maker.reject_unlisted_recipient(STAGES["recipient"])
     relaying = (
         ("relay", "recipient") if cfg.get_bool("smtpd_relay_before_recipient_restrictions") else ("recipient", "relay")
     )
@@ -103,12 +108,12 @@ def compile_checks(
     if cfg.get_bool("smtpd_delay_reject"):
         connect = helo = mail = None
         all_of_them = [_after_helo(lists[name]) if name == "helo" else lists[name] for name in before + relaying]
-        rcpt = _sequence([*all_of_them, unlisted])
+        rcpt = _sequence([*all_of_them, at_the_end])
         vrfy = rcpt
         etrn = _sequence([lists["client"], _after_helo(lists["helo"])])
     else:
         connect, helo, mail = (_sequence([lists[name]]) for name in before)
-        rcpt = vrfy = _sequence([*(lists[name] for name in relaying), unlisted])
+        rcpt = vrfy = _sequence([*(lists[name] for name in relaying), at_the_end])
         etrn = None
     return Checks(
         connect=connect,
@@ -154,12 +159,12 @@ def check_relay_guard(cfg: Config) -> None:
         )
 
 
-def _lookup(cfg: Config, undeliverable: Callable[[str], str | None]) -> Callable[[str], str | None] | None:
-    """None where no address can go to the error transport: then nobody needs to ask."""
+def _may_bounce(cfg: Config) -> bool:
+    """Where no address can go to the error transport, nobody needs to ask."""
     for parameter in ("local_transport", "relay_transport", "default_transport"):
-        if cfg.get_str(parameter).partition(":")[0] == "error":
-            return undeliverable
-    return None
+        if cfg.get_str(parameter).partition(":")[0] in ("error", "retry"):
+            return True
+    return any(cfg.get_list(name) for name in _ROUTE_MAPS)
 
 
 def _both(first: Restriction | None, then: Restriction | None) -> Restriction | None:
@@ -216,12 +221,12 @@ class _Maker:
         self,
         codes: Codes,
         is_authorized_destination: Callable[[str], bool],
-        undeliverable: Callable[[str], str | None] | None,
+        unlisted: Callable[[str, str], Unlisted | None] | None,
         warn: Callable[[str], None],
     ) -> None:
         self._codes = codes
         self._is_authorized = is_authorized_destination
-        self._undeliverable = undeliverable
+        self._is_unlisted = unlisted
         self._warn = warn
 
     def make(self, stage: Stage, words: Sequence[str]) -> Restriction | None:
@@ -238,18 +243,20 @@ class _Maker:
             steps.append(step)
         if not steps:
             return None
-        if len(steps) == 1:
-            return steps[0]
         first, rest = steps[0], tuple(steps[1:])
+        name = stage.name
 
         def run(subject: Subject) -> str | None:
-            result = first(subject)
-            if result is not None:
-                return result
-            for step in rest:
-                result = step(subject)
+            try:
+                result = first(subject)
                 if result is not None:
                     return result
+                for step in rest:
+                    result = step(subject)
+                    if result is not None:
+                        return result
+            except TempFail:
+                return f"451 4.3.0 <{name(subject)}>: Temporary lookup failure"
             return None
 
         return run
@@ -308,17 +315,20 @@ class _Maker:
         return self._unlisted(_SENDER, "5.1.0", lambda subject: subject.sender)
 
     def _unlisted(self, kind: str, default: str, address_of: Callable[[Subject], str | None]) -> Restriction | None:
-        undeliverable = self._undeliverable
-        if undeliverable is None:
+        unlisted = self._is_unlisted
+        if unlisted is None:
             return None
 
         def check(subject: Subject) -> str | None:
             address = address_of(subject)
-            reason = undeliverable(address) if address else None
-            if reason is None:
+            try:
+                found = unlisted(address, subject.sender or "") if address else None
+            except TempFail:
+                return f"451 4.3.0 <{address}>: Temporary lookup failure"
+            if found is None:
                 return None
-            dsn, text = split_dsn(default, reason)
-            return f"550 5{dsn[1:]} <{address}>: {kind} rejected: {text}"
+            dsn = f"{found.code // 100}{(found.dsn or default)[1:]}"
+            return f"{found.code} {dsn} <{address}>: {kind} rejected: {found.text}"
 
         return check
 

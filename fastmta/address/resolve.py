@@ -1,16 +1,16 @@
 """Where does mail for an address go? (transport, next hop, recipient), as trivial-rewrite resolves it.
 
 qmgr/ calls Resolver.resolve for each recipient of a message that enters the active queue, smtpd's restrictions ask
-Resolver.domain_class. The answer depends on the domain alone, unless that is local: so it is kept by domain. An address
-that makes no sense gets Bounced, never an exception. RFC 5321 section 2.3; trivial-rewrite(8),
-ADDRESS_CLASS_README: mydestination, inet_interfaces, relay_domains, local_transport, relay_transport,
-default_transport, relayhost.
+Resolver.domain_class. The answer depends on the domain alone, unless that is local: so it is kept by domain. Tables
+(transport_maps, relocated_maps, maps by sender) come in as Overrides, made by tables.routes. An address that makes no
+sense gets Bounced; what is raised is what tables raise. RFC 5321 section 2.3; trivial-rewrite(8), ADDRESS_CLASS_README:
+mydestination, inet_interfaces, relay_domains, local_transport, relay_transport, default_transport, relayhost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -29,11 +29,34 @@ DISCARDED: Final = "undeliverable postmaster notification discarded"
 
 
 class Resolved(msgspec.Struct, frozen=True, gc=False):
-    """transport is a service of master.cf; nexthop as the transport wants it; recipient the address to hand over."""
+    """transport is a service of master.cf; nexthop as the transport wants it; recipient the address to hand over; kind
+    the class of its domain, a CLASS_*.
+    """
 
     transport: str
     nexthop: str
     recipient: str
+    kind: str = CLASS_DEFAULT
+
+
+class Overrides(Protocol):
+    """What tables say about the way of an address."""
+
+    @property
+    def by_sender(self) -> bool:
+        """Does default_transport() or relayhost() ever say anything?"""
+
+    def default_transport(self, sender: str) -> str | None:
+        """transport[:nexthop] for what this sender sends to elsewhere, if that is not default_transport."""
+
+    def relayhost(self, sender: str) -> str | None:
+        """Next hop for what this sender sends to others, if that is not relayhost."""
+
+    def transport(self, recipient: str, transport: str, nexthop: str) -> tuple[str, str]:
+        """transport_maps: what becomes of transport and next hop."""
+
+    def relocated(self, recipient: str) -> str | None:
+        """relocated_maps: where the user is now."""
 
 
 class ResolveSettings(msgspec.Struct, frozen=True):
@@ -75,6 +98,7 @@ class _Domain(msgspec.Struct, frozen=True, gc=False):
     transport: str  # "" is a domain that makes no sense
     nexthop: str
     literal: str = ""  # what to write instead, for a bare address (resolve_numeric_domain)
+    kind: str = CLASS_DEFAULT
 
 
 class Resolver:
@@ -86,16 +110,46 @@ class Resolver:
         is_local_domain: Callable[[str], bool],
         is_relay_domain: Callable[[str], bool],
         is_own_address: Callable[[str], bool],
+        overrides: Overrides | None = None,
+        keeps: bool = True,
     ) -> None:
-        """The callables match mydestination, relay_domains (names in lower case), inet_ and proxy_interfaces."""
+        """The callables match mydestination, relay_domains (names in lower case), inet_ and proxy_interfaces. keeps:
+        what they say about a domain never changes.
+        """
+        self.keeps = keeps
+        self._overrides = overrides
         self._settings = settings
         self._is_local_domain = is_local_domain
         self._is_relay_domain = is_relay_domain
         self._is_own_address = is_own_address
         self._domains: dict[str, _Domain] = {}
 
-    def resolve(self, address: str) -> Resolved | Bounced:
-        """The way for an address in internal form."""
+    def resolve(self, address: str, sender: str = "") -> Resolved | Bounced:
+        """The way for an address in internal form, for mail from that sender."""
+        overrides = self._overrides
+        if overrides is None:
+            return self._resolve(address)
+        resolved = self._resolve(address)
+        if isinstance(resolved, Bounced) or resolved.nexthop == DISCARDED:
+            return resolved
+        return self._override(resolved, sender, overrides)
+
+    def _override(self, resolved: Resolved, sender: str, overrides: Overrides) -> Resolved:
+        """The same with what tables say."""
+        settings = self._settings
+        transport, nexthop = resolved.transport, resolved.nexthop
+        recipient, kind = resolved.recipient, resolved.kind
+        if overrides.by_sender and kind != CLASS_LOCAL:
+            chosen = overrides.default_transport(sender) if kind == CLASS_DEFAULT else settings.relay_transport
+            relayhost = overrides.relayhost(sender) or settings.relayhost or recipient.rpartition("@")[2]
+            transport, nexthop = _split(chosen or settings.default_transport, relayhost)
+        transport, nexthop = overrides.transport(recipient, transport, nexthop)
+        where = overrides.relocated(recipient)
+        if where is not None:
+            transport, nexthop = "error", f"5.1.6 User has moved to {where}"
+        return Resolved(transport, nexthop, recipient, kind)
+
+    def _resolve(self, address: str) -> Resolved | Bounced:
         local, at, name = address.rpartition("@")
         if at and local:
             domain = self._domains.get(name)
@@ -112,7 +166,13 @@ class Resolver:
             return CLASS_LOCAL
         return CLASS_RELAY if self._is_relay_domain(name) else CLASS_DEFAULT
 
+    def is_local(self, name: str) -> bool:
+        """Is a domain ours to deliver (resolve_local(3))?"""
+        return self._is_local(name.lower())
+
     def _remember(self, name: str) -> _Domain:
+        if not self.keeps:
+            return self._look(name)
         if len(self._domains) >= _DOMAINS_KEPT:
             self._domains.clear()
         domain = self._domains[name] = self._look(name)
@@ -125,7 +185,7 @@ class Resolver:
         folded = name.lower()
         if self._is_local(folded):
             transport, nexthop = _split(settings.local_transport, name)
-            return _Domain(True, transport, nexthop)
+            return _Domain(True, transport, nexthop, kind=CLASS_LOCAL)
         literal = ""
         if folded.startswith("["):
             valid = bool(literal_address(folded))
@@ -135,9 +195,10 @@ class Resolver:
             valid = valid_utf8_hostname(folded)
         if not valid:
             return _Domain(False, "", "")
-        chosen = settings.relay_transport if self._is_relay_domain(folded) else settings.default_transport
+        relays = self._is_relay_domain(folded)
+        chosen = settings.relay_transport if relays else settings.default_transport
         transport, nexthop = _split(chosen, settings.relayhost or literal or name)
-        return _Domain(False, transport, nexthop, literal)
+        return _Domain(False, transport, nexthop, literal, CLASS_RELAY if relays else CLASS_DEFAULT)
 
     def _is_local(self, folded: str) -> bool:
         if self._is_local_domain(folded):
@@ -166,7 +227,7 @@ class Resolver:
                 if not domain.local:
                     return _outside(domain, current)
                 if not local:
-                    return Resolved(domain.transport, domain.nexthop, "MAILER-DAEMON" + current)
+                    return Resolved(domain.transport, domain.nexthop, "MAILER-DAEMON" + current, CLASS_LOCAL)
                 domain_name = name
             inner = self._operators(local)
             if inner is None:
@@ -175,12 +236,12 @@ class Resolver:
         domain_name = domain_name or settings.myhostname
         recipient = f"{local or 'MAILER-DAEMON'}@{domain_name}"
         if local.lower() == settings.double_bounce_sender.lower():
-            return Resolved("discard", DISCARDED, recipient)
+            return Resolved("discard", DISCARDED, recipient, CLASS_LOCAL)
         domain = self._domains.get(domain_name) or self._remember(domain_name)
         if not domain.local:  # myhostname need not be in mydestination
             transport, nexthop = _split(settings.local_transport, domain_name)
-            return Resolved(transport, nexthop, recipient)
-        return Resolved(domain.transport, domain.nexthop, recipient)
+            return Resolved(transport, nexthop, recipient, CLASS_LOCAL)
+        return Resolved(domain.transport, domain.nexthop, recipient, CLASS_LOCAL)
 
     def _operators(self, local: str) -> str | None:
         """Routing inside a local part, as an address; None where there is none.
@@ -209,7 +270,7 @@ def _outside(domain: _Domain, address: str) -> Resolved | Bounced:
         return BAD_SYNTAX
     if domain.literal:
         address = f"{address.rpartition('@')[0]}@{domain.literal}"
-    return Resolved(domain.transport, domain.nexthop, address)
+    return Resolved(domain.transport, domain.nexthop, address, domain.kind)
 
 
 def _split(transport: str, nexthop: str) -> tuple[str, str]:

@@ -37,6 +37,7 @@ _SESSION: Final = (
     Parameter("smtpd_history_flush_threshold", INT, "100", 1, state=State.NO_EFFECT, doc="no session history is kept"),
     Parameter("smtpd_helo_required", BOOL, "no", doc="MAIL needs HELO or EHLO first"),
     Parameter("smtpd_discard_ehlo_keywords", LIST, "", doc="EHLO keywords not to offer"),
+    Parameter("smtpd_discard_ehlo_keyword_address_maps", LIST, "", doc="EHLO keywords not to offer, by client address"),
     Parameter("smtpd_noop_commands", LIST, "", doc="commands to answer 250 and ignore"),
     Parameter(
         "smtpd_forbidden_commands",
@@ -116,6 +117,16 @@ _ACCESS: Final = (
     Parameter(
         "smtpd_reject_unlisted_recipient", BOOL, "yes", doc="refuse recipients whose mail the error transport gets"
     ),
+    Parameter("relay_recipient_maps", LIST, "", doc="the recipients in relay_domains; empty: all"),
+    Parameter(
+        "local_recipient_maps",
+        LIST,
+        "proxy:unix:passwd.byname $alias_maps",
+        doc="the recipients in mydestination; the default is not looked at yet: all",
+    ),
+    Parameter("unknown_relay_recipient_reject_code", INT, "550", doc="reply code for others"),
+    Parameter("unknown_local_recipient_reject_code", INT, "550", doc="reply code for others"),
+    Parameter("show_user_unknown_table_name", BOOL, "yes", doc="the reply says which list does not have the user"),
     Parameter("smtpd_reject_unlisted_sender", BOOL, "no", doc="the same for senders"),
 )
 

@@ -17,6 +17,8 @@ from fastmta.address.resolve import Resolved
 from fastmta.admin.protocol import ACTIVE_QUEUE, DEFERRED, HOLD_QUEUE, Destination, ShardState, Status, Why
 from fastmta.qmgr import operations
 from fastmta.qmgr.routing import destination_name
+from fastmta.tables.lookup import TempFail
+from fastmta.tables.maps import Pending
 
 if TYPE_CHECKING:
     from fastmta._ext.sched import Destination as SchedDestination
@@ -121,7 +123,12 @@ class WorkerTarget:
         destinations: dict[tuple[str, str], Destination] = {}
         if queue in (ACTIVE_QUEUE, DEFERRED, HOLD_QUEUE):
             for index in left:
-                way = self._worker.addresses.resolve(message.envelope.recipients[index].address)
+                try:
+                    way = self._worker.addresses.resolve(
+                        message.envelope.recipients[index].address, message.envelope.sender
+                    )
+                except (TempFail, Pending):  # nobody waits for a table here
+                    continue
                 if isinstance(way, Resolved):
                     transport = active.scheduler.transports.get(way.transport)
                     known = transport.destinations.get(destination_name(way.nexthop)) if transport else None

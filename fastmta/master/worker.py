@@ -21,8 +21,6 @@ from typing import Any, Final
 import uvloop
 
 from fastmta.access.compiler import AccessCompiler
-from fastmta.address.resolve import Resolver as AddressResolver
-from fastmta.address.resolve import ResolveSettings
 from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.admin.control import ControlServer, ControlSettings
 from fastmta.bounce.bouncer import Bouncer, BounceSettings
@@ -44,12 +42,15 @@ from fastmta.net.resolvconf import read_dns_settings
 from fastmta.observe.log import Log
 from fastmta.qmgr.active import Active, ActiveContext
 from fastmta.qmgr.operations import Operations
+from fastmta.qmgr.resolving import Resolving, at_once
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.queue.errors import QueueFull
 from fastmta.queue.settings import QueueSettings
 from fastmta.queue.store import Store
 from fastmta.smtpd.service import SmtpdService, WorkerContext
 from fastmta.tables import matchlist
+from fastmta.tables.maps import Tables
+from fastmta.tables.routes import make_resolver
 
 SETTLE: Final = 0.05  # seconds after the end of listening in which an accepted connection gets its session
 LOG_POLL: Final = 1.0  # seconds between looks at the log file
@@ -90,16 +91,13 @@ class Worker:
             loop,
         )
         own = matchlist.MatchList(f"[{address}]" if ":" in address else address for address in cfg.own_addresses())
-        self.addresses = AddressResolver(
-            ResolveSettings.from_config(cfg),
-            matchlist.for_parameter(cfg, "mydestination").match_domain,
-            matchlist.for_parameter(cfg, "relay_domains").match_domain,
-            own.match_address,
-        )
+        self.tables = Tables(cfg, lambda text: self.log.warning("trivial-rewrite", text))
+        self.addresses = make_resolver(cfg, self.tables, own)
+        resolving = None if self.tables.are_local else Resolving(self.addresses, self.tables.ask)
         rewrites_for = header_rewrite_clients(
             cfg.get_list("local_header_rewrite_clients"),
             own.match_address,
-            matchlist.for_parameter(cfg, "mynetworks").match_address,
+            matchlist.for_parameter(cfg, "mynetworks").match_address,  # its tables are not asked for this
         )
         self.intake = Intake(
             IntakeSettings.from_config(cfg),
@@ -114,7 +112,8 @@ class Worker:
             ActiveContext(
                 settings=QmgrSettings.read(cfg),
                 store=self.store,
-                resolver=self.addresses,
+                resolver=resolving or self.addresses,
+                is_resolved=resolving.is_resolved if resolving else at_once,
                 bouncer=self.bouncer,
                 log=self.log,
                 loop=loop,
@@ -130,7 +129,8 @@ class Worker:
             intake=self.intake,
             shared=assignment.shared,
             names=names,
-            access=AccessCompiler(self.addresses, lambda address: canonical(address, rewrite)),
+            access=AccessCompiler(self.addresses, lambda address: canonical(address, rewrite), self.tables),
+            tables=self.tables,
             has_room=lambda size: self.store.has_space(),
         )
         self.services = [
@@ -193,6 +193,7 @@ class Worker:
 
     def _poll_log(self) -> None:
         self.log.poll()
+        self.tables.refresh()
         self.loop.call_later(LOG_POLL, self._poll_log)
 
     def _order(self) -> None:
@@ -294,6 +295,7 @@ class Worker:
         self.control.close()
         self.store.close()
         self.statistics.report()
+        self.tables.close()
         self.log.close()
 
     def failed(self, context: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
 from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
+from fastmta.qmgr.resolving import at_once
 from fastmta.qmgr.routing import UNAVAILABLE, Router, destination_name, in_order, redirect
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
@@ -55,6 +56,7 @@ class ActiveContext(msgspec.Struct, frozen=True, eq=False):
     loop: Loop
     table: SharedTable
     clock: Callable[[], float] | None = None  # tests; None = the system's
+    is_resolved: Callable[[Message, Callable[[Message], object]], bool] = at_once  # resolving.Resolving.is_resolved
 
 
 class Active:
@@ -140,7 +142,7 @@ class Active:
             if message.flags & FLAG_EXPIRE:
                 self._expire(message, now)
                 return True
-        if queue_id in self.messages:
+        if queue_id in self.messages or not self.context.is_resolved(message, self.admit):
             return True
         if len(self.messages) >= self._limit or self.scheduler.draining or self._too_many():
             self._put_off(message, now)
@@ -153,7 +155,7 @@ class Active:
             self.recipients += 1
             self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, 1))
             address = recipients[0].address
-            where = self.router.route(address, self._flushing)
+            where = self.router.route(address, self._flushing, envelope.sender)
             if self.router.recipient != address:
                 redirect(message, {0: self.router.recipient})
             if isinstance(where, Destination):
@@ -193,7 +195,7 @@ class Active:
         flush = self._flushing
         for index in left:
             address = recipients[index].address
-            where = self.router.route(address, flush)
+            where = self.router.route(address, flush, envelope.sender)
             if self.router.recipient != address:
                 address = changed[index] = self.router.recipient
             if isinstance(where, Destination):

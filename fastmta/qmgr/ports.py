@@ -37,8 +37,8 @@ class Resolved(Protocol):
 class Resolver(Protocol):
     """Addresses to transports."""
 
-    def resolve(self, address: str, /) -> Resolved | Outcome:
-        """Answers at once; Deferred or Bounced where the address cannot be resolved."""
+    def resolve(self, address: str, sender: str = "", /) -> Resolved | Outcome:
+        """Answers at once; Deferred or Bounced where the address cannot be resolved. Raises TempFail."""
 
 
 class Store(Protocol):

@@ -20,10 +20,13 @@ from fastmta.model.message import Message
 from fastmta.model.outcome import Bounced, Deferred, Outcome
 from fastmta.qmgr.ports import Resolved, Resolver
 from fastmta.qmgr.settings import QmgrSettings
+from fastmta.tables.keys import split_extension
+from fastmta.tables.lookup import TempFail
 
 BAD_SYNTAX: Final = Bounced("5.1.3", "bad address syntax")
 NULL_RECIPIENT: Final = Bounced("5.1.3", "null recipient address")
 DEFERRED_TRANSPORT: Final = Deferred("4.3.2", "deferred transport")
+LOOKUP_FAILURE: Final = Deferred("4.3.0", "address resolver failure")
 UNAVAILABLE: Final = Deferred("4.3.0", "mail transport unavailable")
 
 # Their destinations stand for reasons, not for sites: they never die and are not per recipient.
@@ -53,14 +56,17 @@ class Router:
         rules = transport.rules
         self._single[rules.name] = rules.destination_recipient_limit == 1 and rules.name not in REASON_TRANSPORTS
 
-    def route(self, address: str, flush: bool = False) -> Destination | Outcome:
+    def route(self, address: str, flush: bool = False, sender: str = "") -> Destination | Outcome:
         """The destination of an address, or its outcome at once. flush: an asked-for attempt puts nothing off."""
         self.recipient = address
         if not address:
             return NULL_RECIPIENT
         if address[0] == "-" and not self._settings.allow_min_user:
             return BAD_SYNTAX
-        resolved = self._resolver.resolve(address)
+        try:
+            resolved = self._resolver.resolve(address, sender)
+        except TempFail:
+            return LOOKUP_FAILURE
         if isinstance(resolved, Outcome):
             return resolved
         self.recipient = resolved.recipient
@@ -88,17 +94,8 @@ class Router:
 
     def _queue_name(self, resolved: Resolved) -> str:
         local = resolved.recipient.rpartition("@")[0] or resolved.recipient
-        return f"{self._without_extension(local)}@{resolved.nexthop}"
-
-    def _without_extension(self, local: str) -> str:
-        """The local part before its first delimiter, with Postfix's exceptions (split_addr)."""
-        delimiters = self._settings.recipient_delimiter
-        if not delimiters or local.lower() in ("postmaster", "mailer-daemon", "double-bounce"):
-            return local
-        if "-" in delimiters and (local.lower().startswith("owner-") or local.lower().endswith("-request")):
-            return local
-        ends = [at for at in (local.find(one, 1) for one in delimiters) if at > 0]
-        return local[: min(ends)] if ends else local
+        bare, _ = split_extension(local, self._settings.recipient_delimiter)
+        return f"{bare}@{resolved.nexthop}"
 
 
 def destination_name(nexthop: str) -> str:

@@ -19,10 +19,13 @@ class Subject(Protocol):
     client: str  # "name[address]"
     client_name: str
     client_address: str
-    in_mynetworks: bool
     helo_name: str | None  # None before HELO
     sender: str | None  # None outside a transaction
     recipient: str | None  # the one in question, or the first one at DATA and later
+
+    @property
+    def in_mynetworks(self) -> bool:
+        """The client is one of ours. Raises what tables raise."""
 
     @property
     def recipient_count(self) -> int:

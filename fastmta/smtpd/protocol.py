@@ -81,6 +81,13 @@ class SmtpdProtocol(asyncio.BufferedProtocol):
         if warning:
             self.service.warn(warning)
         greeting = self.session.named(name)
+        if greeting is not None:
+            self.greet(greeting)
+
+    def greet(self, greeting: bytes) -> None:
+        """The session begins with this."""
+        if self.transport.is_closing():
+            return
         early = b""
         if not self.machine.backlog:
             early = peek_input(self.transport.get_extra_info("socket").fileno())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Protocol
+from typing import Final, Protocol, TypeVar
 
 from fastmta._ext.smtpsession import ReadBuffer
 from fastmta.config import Config, Service
@@ -19,6 +19,11 @@ from fastmta.smtpd.checks import Access
 from fastmta.smtpd.protocol import SmtpdProtocol
 from fastmta.smtpd.transaction import Intake
 from fastmta.smtpd.wheel import Wheel
+from fastmta.tables.maps import Tables
+
+T = TypeVar("T")
+
+LOOKUP_BUG: Final = b"451 4.3.0 Error: internal error\r\n"
 
 
 class ClientName(Protocol):
@@ -99,6 +104,7 @@ class WorkerContext:
         shared: ClientTable,
         names: ClientNames,
         access: Access,
+        tables: Tables,
         has_room: Callable[[int], bool] = lambda size: True,
     ) -> None:
         """has_room(size): does queue_minfree allow a message of that size (0: not known)?"""
@@ -108,6 +114,7 @@ class WorkerContext:
         self.shared = shared
         self.names = names
         self.access = access
+        self.tables = tables
         self.has_room = has_room
         self.wheel = Wheel(loop.call_later)
         self.read_buffer = ReadBuffer()
@@ -128,6 +135,7 @@ class SmtpdService:
         self._ident = "smtpd" if syslog_name == "postfix" else f"{syslog_name}/smtpd"
         self._log = context.log
         self._shared = context.shared
+        self._tables = context.tables
         self.tls_context = server_context(cfg) if smtpd_settings.tls_level(cfg) else None
         if self.tls_context is None and smtpd_settings.tls_level(cfg):
             self.warn("No server certs available. TLS won't be enabled")
@@ -137,6 +145,7 @@ class SmtpdService:
             service.name,
             context.access.parse_mailbox,
             self.checks.data is not None,
+            context.tables,
         )
         self.line_length_limit = cfg.get_int("line_length_limit")
         self.sessions: set[SmtpdProtocol] = set()
@@ -174,6 +183,21 @@ class SmtpdService:
     def start_tls(self, protocol: SmtpdProtocol) -> None:
         """Make the handshake, then tell the protocol."""
         self._start(self._handshake(protocol))
+
+    def ask(self, question: Callable[[], T], then: Callable[[T], bytes | None], reply: Callable[[bytes], None]) -> None:
+        """A question that came to a remote table: then() gets the answer, and reply() what then() gives."""
+        self._start(self._ask(question, then, reply))
+
+    async def _ask(
+        self, question: Callable[[], T], then: Callable[[T], bytes | None], reply: Callable[[bytes], None]
+    ) -> None:
+        try:
+            answer = then(await self._tables.ask(question))
+        except Exception as error:  # a bug of ours: the client tries again
+            self.panic(repr(error), error)
+            answer = LOOKUP_BUG
+        if answer is not None:
+            reply(answer)
 
     def _start(self, coroutine: Coroutine[None, None, None]) -> None:
         task = self.loop.create_task(coroutine)

@@ -1,35 +1,40 @@
 """One SMTP session: what the machine asks, this answers. It asks the checks, keeps the envelope, logs, hands over.
 
 Made by smtpd/protocol.py for each connection, called by _ext.smtpserver; next come smtpd/checks.py (access/) and
-cleanup.Intake. Hooks answer at once where they can; end_of_data answers when the queue has the message. What an Intake
-raises becomes 451. smtpd(8); RFC 5321.
+cleanup.Intake. Hooks answer at once where they can; end_of_data answers when the queue has the message, and a hook
+whose check comes to a remote table (Pending) when that has answered: each has its check, and what follows from its
+outcome. What an Intake raises becomes 451. smtpd(8); RFC 5321.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from fastmta._ext import smtpserver as machine
 from fastmta._ext.smtpcontent import BARE_LF_ALLOWED, BARE_LF_NOTE
 from fastmta._ext.smtpserver import SmtpServer
 from fastmta.model.envelope import Origin, Recipient
 from fastmta.observe import lines
+from fastmta.smtpd.clients import own_ehlo, rights
+from fastmta.smtpd.notices import CONTROL, log_notice
 from fastmta.smtpd.transaction import Transaction
+from fastmta.tables.maps import Pending
 
 if TYPE_CHECKING:
+    from fastmta.smtpd.checks import Check
     from fastmta.smtpd.service import ClientCounter, SmtpdService
+    from fastmta.smtpd.settings import Ehlo
 
 _QUEUED: Final = b"250 2.0.0 Ok: queued as "
 OK_MAIL: Final = b"250 2.1.0 Ok\r\n"
 OK_RCPT: Final = b"250 2.1.5 Ok\r\n"
 GO_AHEAD: Final = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+NO_EHLO: Final = b"451 4.3.0 Temporary lookup failure\r\n"
 INTERNAL_ERROR: Final = b"451 4.3.0 Error: internal error\r\n"
 
 # helo_name goes into logs and headers
-_CONTROL: Final = dict.fromkeys((*range(32), 127), "?")
-_NEUTER: Final = {ord(char): "?" for char in '<>()\\";:@'} | _CONTROL
-_ESCAPES: Final = {8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 92: "\\\\"}
+_NEUTER: Final = {ord(char): "?" for char in '<>()\\";:@'} | CONTROL
 
 
 class Driver(Protocol):
@@ -38,6 +43,9 @@ class Driver(Protocol):
     def resume(self, reply: bytes) -> None:
         """The answer that a hook owed."""
 
+    def greet(self, reply: bytes) -> None:
+        """The greeting that named() owed."""
+
 
 class Session:
     """The handler of one SmtpServer. It is also the Subject of checks."""
@@ -45,6 +53,8 @@ class Session:
     __slots__ = (
         "_answer",
         "_chunked",
+        "_in_mynetworks",
+        "_over",
         "_waits",
         "arrival",
         "body",
@@ -58,7 +68,6 @@ class Session:
         "dsn_ret",
         "exempt",
         "helo_name",
-        "in_mynetworks",
         "machine",
         "origin",
         "queue_id",
@@ -78,7 +87,8 @@ class Session:
         self.client_port = port
         self.client_name = "unknown"
         self.client = f"unknown[{address}]"
-        self.in_mynetworks = False
+        self._in_mynetworks: bool | None = None  # None: ask each time, for tables
+        self._over = False
         self.exempt = False
         self.helo_name: str | None = None
         self.counter: ClientCounter | None = None
@@ -119,6 +129,14 @@ class Session:
         return self.machine.improper_pipelining
 
     @property
+    def in_mynetworks(self) -> bool:
+        """The client is one of ours. Raises what tables raise."""
+        known = self._in_mynetworks
+        if known is None:
+            return self.service.settings.mynetworks.match_host(self.client_name, self.client_address)
+        return known
+
+    @property
     def recipient_count(self) -> int:
         """Accepted so far."""
         return len(self.recipients)
@@ -130,35 +148,50 @@ class Session:
 
     # -- the beginning and the end
 
-    def named(self, name: str) -> bytes:
-        """The client's name is known (or "unknown"): the session begins. Returns the greeting."""
-        service = self.service
-        settings = service.settings
-        address = self.client_address
+    def named(self, name: str) -> bytes | None:
+        """The client's name is known (or "unknown"): the session begins. Returns the greeting, or None: it comes."""
+        service, settings, address = self.service, self.service.settings, self.client_address
         self.client_name = name
         self.client = f"{name}[{address}]"
         if settings.client_port_logging:
             self.client += f":{self.client_port}"
         service.write(lines.connect(self.client))
-        self.in_mynetworks = settings.mynetworks.match_host(name, address)
-        if settings.bare_newline and settings.bare_newline_exclusions.match_host(name, address):
-            self.machine.bare_lf = BARE_LF_ALLOWED
+        if not settings.mynetworks.has_tables:
+            self._in_mynetworks = settings.mynetworks.match_host(name, address)
         if settings.counts_clients:
-            refusal = self._count_connection()
+            self.counter = service.counter(address)
+        try:
+            rights = self._rights()
+        except Pending:
+            service.ask(self._rights, self._greet_known, self.driver.greet)
+            return None
+        return self._greet_known(rights)
+
+    def _rights(self) -> tuple[bool, bool]:
+        return rights(self.service.settings, self.client_name, self.client_address)
+
+    def _greet_known(self, known: tuple[bool, bool]) -> bytes | None:
+        self.exempt, bare = known
+        if bare:
+            self.machine.bare_lf = BARE_LF_ALLOWED
+        if self.counter is not None and not self.exempt:
+            refusal = self._too_many(self.counter)
             if refusal is not None:
                 return refusal
-        if service.checks.connect is not None:
-            text = service.checks.connect(self)
-            if text is not None:
-                return self._refuse("CONNECT", text)
-        return settings.banner
-
-    def _count_connection(self) -> bytes | None:
-        settings = self.service.settings
-        self.counter = counter = self.service.counter(self.client_address)
-        self.exempt = settings.limit_exceptions.match_host(self.client_name, self.client_address)
-        if self.exempt:
+        check = self.service.checks.connect
+        if check is None:
+            return self.service.settings.banner
+        try:
+            return self._greet_checked(check(self))
+        except Pending:
+            self.service.ask(lambda: check(self), self._greet_checked, self.driver.greet)
             return None
+
+    def _greet_checked(self, text: str | None) -> bytes:
+        return self.service.settings.banner if text is None else self._refuse("CONNECT", text)
+
+    def _too_many(self, counter: ClientCounter) -> bytes | None:
+        settings = self.service.settings
         if 0 < settings.connection_count_limit < counter.count:
             what, value = "Connection concurrency", counter.count
         elif 0 < settings.connection_rate_limit < counter.connection_rate:
@@ -168,13 +201,17 @@ class Session:
         self._warn_limit(what, value)
         return f"421 4.7.0 {settings.myhostname} Error: too many connections from {self.client_address}\r\n".encode()
 
+    def _later(self, check: Check, then: Callable[[str | None], bytes | None]) -> bytes | None:
+        """A check came to a remote table: its hook answers when that has."""
+        self.service.ask(lambda: check(self), lambda text: None if self._over else then(text), self.driver.resume)
+        return None
+
     def _warn_limit(self, what: str, value: int) -> None:
-        service = self.service
-        service.warn(lines.limit_exceeded(what, value, self.client, service.settings.service_name))
+        self.service.warn(lines.limit_exceeded(what, value, self.client, self.service.settings.service_name))
 
     def ended(self, reason: str) -> None:
         """The connection is gone. reason: LOST_CONNECTION, TIMEOUT, TOO_MANY_ERRORS, or "" for a good end."""
-        service = self.service
+        service, self._over = self.service, True
         if reason:
             where, received = self.machine.where()
             if where != "END-OF-MESSAGE" or reason != lines.LOST_CONNECTION:
@@ -198,27 +235,43 @@ class Session:
 
     def helo(self, name: str, esmtp: bool) -> bytes | None:
         """HELO or EHLO."""
-        settings = self.service.settings
-        before, self.helo_name = self.helo_name, name.translate(_CONTROL)
+        before, self.helo_name = self.helo_name, name.translate(CONTROL)
         check = self.service.checks.helo
-        if check is not None:
-            text = check(self)
-            if text is not None:
-                reply = self._refuse("EHLO" if esmtp else "HELO", text)
-                self.helo_name = before
-                return reply
+        if check is None:
+            return self._helo_checked(None, before, name, esmtp)
+        try:
+            return self._helo_checked(check(self), before, name, esmtp)
+        except Pending:
+            return self._later(check, lambda text: self._helo_checked(text, before, name, esmtp))
+
+    def _helo_checked(self, text: str | None, before: str | None, name: str, esmtp: bool) -> bytes | None:
+        if text is not None:
+            reply = self._refuse("EHLO" if esmtp else "HELO", text)
+            self.helo_name = before
+            return reply
         self.helo_name = name.translate(_NEUTER)
         self.origin = None
+        settings = self.service.settings
         if not esmtp:
             return settings.helo
-        if settings.discarded:
-            self.service.write(f"discarding EHLO keywords: {settings.discarded}")
-        return settings.ehlo_tls if self.machine.secure else settings.ehlo
+        if settings.ehlo_maps is None:
+            return self._offer(settings.ehlo)
+        try:
+            return self._offer(own_ehlo(settings, self.client_address))
+        except Pending:
+            self.service.ask(lambda: own_ehlo(settings, self.client_address), self._offer, self.driver.resume)
+            return None
+
+    def _offer(self, ehlo: Ehlo | None) -> bytes:
+        if ehlo is None:
+            return NO_EHLO
+        if ehlo.discarded:
+            self.service.write(f"discarding EHLO keywords: {ehlo.discarded}")
+        return ehlo.tls if self.machine.secure else ehlo.plain
 
     def mail(self, sender: str, size: int, body: str, smtputf8: bool, dsn_ret: int, dsn_envid: str) -> bytes | None:
         """MAIL FROM."""
-        service = self.service
-        settings = service.settings
+        service, settings = self.service, self.service.settings
         if settings.message_rate_limit and self.counter is not None and not self.exempt:
             rate = self.counter.message()
             if rate > settings.message_rate_limit:
@@ -226,7 +279,20 @@ class Session:
                 return b"450 4.7.1 Error: too much mail from %b\r\n" % self.client_address.encode()
         self.sender = sender
         check = service.checks.mail
-        text = check(self) if check is not None else None
+        text = None
+        if check is not None:
+            try:
+                text = check(self)
+            except Pending:
+                return self._later(
+                    check, lambda text: self._mail_checked(text, size, body, smtputf8, dsn_ret, dsn_envid)
+                )
+        return self._mail_checked(text, size, body, smtputf8, dsn_ret, dsn_envid)
+
+    def _mail_checked(
+        self, text: str | None, size: int, body: str, smtputf8: bool, dsn_ret: int, dsn_envid: str
+    ) -> bytes:
+        service, settings = self.service, self.service.settings
         if text is None and 0 < settings.message_size_limit < size:
             text = "552 5.3.4 Message size exceeds fixed limit"
         if text is None and not service.has_room(size):
@@ -254,11 +320,21 @@ class Session:
         first = self.recipient
         if check is not None:
             self.recipient = address
-            text = check(self)
-            if text is not None:
-                reply = self._refuse("RCPT", text)
-                self.recipient = first
-                return reply
+            try:
+                text = check(self)
+            except Pending:
+                return self._later(check, lambda text: self._rcpt_checked(text, first, address, dsn_orcpt, dsn_notify))
+            return self._rcpt_checked(text, first, address, dsn_orcpt, dsn_notify)
+        return self._rcpt_checked(None, first, address, dsn_orcpt, dsn_notify)
+
+    def _rcpt_checked(
+        self, text: str | None, first: str | None, address: str, dsn_orcpt: str, dsn_notify: int
+    ) -> bytes:
+        if text is not None:
+            reply = self._refuse("RCPT", text)
+            self.recipient = first
+            return reply
+        service = self.service
         if first is None:
             self.recipient = address
             self.queue_id = queue_id = service.intake.new_queue_id(self.arrival)
@@ -271,18 +347,34 @@ class Session:
     def data(self) -> bytes | None:
         """DATA, or the first BDAT: asked only where there are restrictions."""
         check = self.service.checks.data
-        text = check(self) if check is not None else None
+        if check is None:
+            return GO_AHEAD
+        try:
+            return self._data_checked(check(self))
+        except Pending:
+            return self._later(check, self._data_checked)
+
+    def _data_checked(self, text: str | None) -> bytes:
         return GO_AHEAD if text is None else self._refuse(self.machine.where()[0], text)
 
     def end_of_data(self, content: list[bytes], size: int, records: int, flags: int, chunked: int) -> bytes | None:
         """The whole content is there; the answer comes from the queue."""
         check = self.service.checks.end_of_data
+        text = None
         if check is not None:
-            text = check(self)
-            if text is not None:
-                reply = self._refuse("END-OF-MESSAGE", text)
-                self._clear()
-                return reply
+            try:
+                text = check(self)
+            except Pending:
+                return self._later(check, lambda text: self._end_checked(text, content, size, records, flags, chunked))
+        return self._end_checked(text, content, size, records, flags, chunked)
+
+    def _end_checked(
+        self, text: str | None, content: list[bytes], size: int, records: int, flags: int, chunked: int
+    ) -> bytes | None:
+        if text is not None:
+            reply = self._refuse("END-OF-MESSAGE", text)
+            self._clear()
+            return reply
         transaction = Transaction(
             self.queue_id,
             self.arrival,
@@ -324,19 +416,31 @@ class Session:
     def vrfy(self, address: str, said: bytes) -> bytes | None:
         """VRFY."""
         check = self.service.checks.vrfy
-        if check is not None:
-            first, self.recipient = self.recipient, address
-            text = check(self)
-            reply = self._refuse("VRFY", text) if text is not None else None
-            self.recipient = first
-            if reply is not None:
-                return reply
-        return b"252 2.0.0 %b\r\n" % said
+        first = self.recipient
+        if check is None:
+            return self._vrfy_checked(None, first, said)
+        self.recipient = address
+        try:
+            return self._vrfy_checked(check(self), first, said)
+        except Pending:
+            return self._later(check, lambda text: self._vrfy_checked(text, first, said))
+
+    def _vrfy_checked(self, text: str | None, first: str | None, said: bytes) -> bytes:
+        reply = b"252 2.0.0 %b\r\n" % said if text is None else self._refuse("VRFY", text)
+        self.recipient = first
+        return reply
 
     def etrn(self, domain: str) -> bytes | None:
         """ETRN: there is no fast flush service yet, so that no domain has it."""
         check = self.service.checks.etrn
-        text = check(self) if check is not None else None
+        if check is None:
+            return self._etrn_checked(None, domain)
+        try:
+            return self._etrn_checked(check(self), domain)
+        except Pending:
+            return self._later(check, lambda text: self._etrn_checked(text, domain))
+
+    def _etrn_checked(self, text: str | None, domain: str) -> bytes:
         if text is not None:
             return self._refuse("ETRN", text)
         self.service.warn(f"reject: ETRN {domain[:100]}... from {self.client}")
@@ -344,8 +448,7 @@ class Session:
 
     def starttls(self) -> bytes | None:
         """STARTTLS."""
-        service = self.service
-        settings = service.settings
+        service, settings = self.service, self.service.settings
         if service.tls_context is None:
             return b"454 4.7.0 TLS not available due to local problem\r\n"
         if settings.new_tls_rate_limit and self.counter is not None and not self.exempt:
@@ -361,33 +464,7 @@ class Session:
 
     def notice(self, kind: int, text: bytes) -> None:
         """Something to be logged."""
-        service = self.service
-        client = self.client
-        said = text.decode("utf-8", "replace").replace("\ufffd", "?")
-        queue_id = self.queue_id or "NOQUEUE"
-        if kind == machine.NOTICE_ADDRESS:
-            where = self.machine.where()[0]
-            service.warn(f"Illegal address syntax from {client} in {where} command: {said.translate(_CONTROL)}")
-        elif kind == machine.NOTICE_PIPELINING:
-            service.write(lines.improper_pipelining(self.machine.where()[0], client, _escape(text)))
-        elif kind == machine.NOTICE_LONG_LINE:
-            limit = service.line_length_limit
-            service.warn(f"{client}: request longer than {limit}: {said.translate(_CONTROL)}...")
-        elif kind == machine.NOTICE_NOT_SMTP:
-            service.warn(f"non-SMTP command from {client}: {_escape(text)}")
-        elif kind == machine.NOTICE_BARE_LF:
-            self._log_refusal(said, "bare <LF> received")
-        elif kind == machine.NOTICE_SIZE:
-            service.warn(f"{queue_id}: queue file size limit exceeded")
-        elif kind == machine.NOTICE_BDAT_SYNTAX:
-            service.warn(f"{queue_id}: malformed BDAT command syntax from {client}: {said}")
-        elif kind == machine.NOTICE_BDAT_NULL:
-            service.warn(f"{queue_id}: null BDAT request from {client}")
-        elif kind == machine.NOTICE_BDAT_SIZE:
-            service.warn(f"{queue_id}: BDAT request from {client} exceeds message size limit")
-        elif kind == machine.NOTICE_NOTIFY:
-            word, _, value = said.partition("\0")
-            service.warn(f'unknown DSN NOTIFY command value "{word}" in "{value}"')
+        log_notice(self, kind, text)
 
     # -- parts
 
@@ -409,10 +486,11 @@ class Session:
     def _refuse(self, where: str, text: str) -> bytes:
         if self.service.settings.soft_bounce and text.startswith("5"):
             text = "4" + text[1:].replace(" 5.", " 4.", 1)
-        self._log_refusal(where, text)
+        self.log_refusal(where, text)
         return text.encode("utf-8", "surrogateescape") + b"\r\n"
 
-    def _log_refusal(self, where: str, text: str) -> None:
+    def log_refusal(self, where: str, text: str) -> None:
+        """A command that is refused with this reply."""
         # of several recipients none is more to blame than the others
         recipient = self.recipient if where in ("RCPT", "VRFY") or len(self.recipients) < 2 else None
         self.service.write(
@@ -420,8 +498,3 @@ class Session:
                 self.queue_id, where, self.client, text, self.sender, recipient, self._protocol(), self.helo_name
             )
         )
-
-
-def _escape(text: bytes) -> str:
-    """Control characters and bytes above 127 as in C."""
-    return "".join(_ESCAPES.get(byte) or (chr(byte) if 32 <= byte < 127 else f"\\{byte:03o}") for byte in text)

@@ -13,7 +13,10 @@ import msgspec
 from fastmta._ext.smtpcontent import BARE_LF_ALLOWED, BARE_LF_NORMALIZE, BARE_LF_NOTE, BARE_LF_REJECT
 from fastmta._ext.smtpsession import Limits
 from fastmta.config import Config, ConfigError
+from fastmta.config.values import to_list
+from fastmta.tables.maps import Maps, Tables
 from fastmta.tables.matchlist import MatchList, for_parameter
+from fastmta.tables.routes import maps_parameter
 
 # smtpd_forbid_bare_newline
 BARE_NEWLINE: Final = {
@@ -38,16 +41,24 @@ _EHLO_KEYWORDS: Final = {
 }
 
 
+class Ehlo(msgspec.Struct, frozen=True):
+    """What EHLO answers. discarded: what is left out, for the log."""
+
+    plain: bytes
+    tls: bytes
+    discarded: str
+
+
 class SmtpdSettings(msgspec.Struct, frozen=True, eq=False):
     """Names are those of main.cf, without smtpd_ where all have it."""
 
     service_name: str
     myhostname: str
     banner: bytes
-    ehlo: bytes  # the reply to EHLO in plaintext
-    ehlo_tls: bytes  # and under TLS
+    ehlo: Ehlo
+    ehlo_for: Callable[[str], Ehlo]  # the same with keywords of smtpd_discard_ehlo_keyword_address_maps left out
+    ehlo_maps: Maps | None
     helo: bytes
-    discarded: str  # what of EHLO is left out, for the log
     limits: Limits
     timeout: int
     starttls_timeout: int
@@ -109,8 +120,9 @@ def read(
     service_name: str,
     parse_mailbox: Callable[[bytes, bool, bool], str | None],
     ask_data: bool,
+    tables: Tables | None = None,
 ) -> SmtpdSettings:
-    """Settings of one service. ask_data: there are restrictions at DATA."""
+    """Settings of one service. ask_data: there are restrictions at DATA. tables: None where none is to be opened."""
     myhostname = cfg.get_str("myhostname")
     discard = _discarded(cfg)
     level = tls_level(cfg)
@@ -164,15 +176,23 @@ def read(
         ("smtputf8", "SMTPUTF8" if smtputf8 else ""),
         ("chunking", "CHUNKING"),
     ]
-    offered = [text for keyword, text in keywords if text and keyword not in discard]
+
+    def ehlo(discard: frozenset[str]) -> Ehlo:
+        offered = [text for keyword, text in keywords if text and keyword not in discard]
+        return Ehlo(
+            _reply("250", [myhostname, *offered]),
+            _reply("250", [myhostname, *(word for word in offered if word != "STARTTLS")]),
+            _discarded_text(discard),
+        )
+
     return SmtpdSettings(
         service_name=service_name,
         myhostname=myhostname,
         banner=b"220 " + _encode(cfg.get_str("smtpd_banner")) + b"\r\n",
-        ehlo=_reply("250", [myhostname, *offered]),
-        ehlo_tls=_reply("250", [myhostname, *(word for word in offered if word != "STARTTLS")]),
+        ehlo=ehlo(discard),
+        ehlo_for=lambda words: ehlo(discarded_words(words, tables.warn if tables is not None else None)),
+        ehlo_maps=_ehlo_maps(cfg, tables),
         helo=_reply("250", [myhostname]),
-        discarded=_discarded_text(discard),
         limits=limits,
         timeout=max(1, int(cfg.get_time("smtpd_timeout"))),
         starttls_timeout=max(1, int(cfg.get_time("smtpd_starttls_timeout"))),
@@ -188,9 +208,9 @@ def read(
         client_port_logging=cfg.get_bool("smtpd_client_port_logging"),
         bare_newline=mode,
         bare_newline_reject_code=cfg.get_int("smtpd_forbid_bare_newline_reject_code"),
-        mynetworks=for_parameter(cfg, "mynetworks"),  # first: others are $mynetworks
-        bare_newline_exclusions=for_parameter(cfg, "smtpd_forbid_bare_newline_exclusions"),
-        limit_exceptions=for_parameter(cfg, "smtpd_client_event_limit_exceptions"),
+        mynetworks=for_parameter(cfg, "mynetworks", tables),  # first: others are $mynetworks
+        bare_newline_exclusions=for_parameter(cfg, "smtpd_forbid_bare_newline_exclusions", tables),
+        limit_exceptions=for_parameter(cfg, "smtpd_client_event_limit_exceptions", tables),
         connection_count_limit=cfg.get_int("smtpd_client_connection_count_limit"),
         connection_rate_limit=cfg.get_int("smtpd_client_connection_rate_limit"),
         message_rate_limit=cfg.get_int("smtpd_client_message_rate_limit"),
@@ -216,6 +236,20 @@ def _discarded(cfg: Config) -> frozenset[str]:
         parameter = "smtpd_discard_ehlo_keywords"
         raise ConfigError(*cfg.where(parameter), parameter, f'unknown EHLO keyword "{min(wrong)}"')
     return words
+
+
+def discarded_words(text: str, warn: Callable[[str], None] | None) -> frozenset[str]:
+    """The keywords in an entry of smtpd_discard_ehlo_keyword_address_maps; an unknown one is told to the log."""
+    words = frozenset(word.lower() for word in to_list(text))
+    for word in sorted(words - _EHLO_KEYWORDS.keys() - {"silent-discard"}):
+        if warn is not None:
+            warn(f'unknown EHLO keyword "{word}" in ehlo keyword list "{text}"')
+    return words
+
+
+def _ehlo_maps(cfg: Config, tables: Tables | None) -> Maps | None:
+    maps = maps_parameter(cfg, tables, "smtpd_discard_ehlo_keyword_address_maps") if tables is not None else None
+    return maps or None
 
 
 def _discarded_text(discard: frozenset[str]) -> str:

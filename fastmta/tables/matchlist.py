@@ -8,11 +8,13 @@ list is. The first pattern that matches decides, and "!" before it makes the ans
     192.0.2.1  [2001:db8::1]                    that address
     192.0.2.0/24  [2001:db8::]/32               that network
     /file/name      the patterns in that file, "#" beginning a comment line
-    type:name       a table: not supported yet, an error at load
+    type:name       a table: a key that it has matches, whatever the value. It is asked with the name and the names
+                    above it (tables.keys.domain_keys), or with the whole address
 
 Called by smtpd/, access/, address/ and deliver/ with names in any case and addresses in text form. Raises PatternError
-while compiling and nothing later: what Postfix finds wrong with a pattern when it first gets to it is an error at load
-here.
+while compiling: what Postfix finds wrong with a pattern when it first gets to it is an error at load here. Later it
+raises TempFail where a table cannot say, and Pending (tables.maps), and that only where there are tables; nothing is
+kept in the cache of such a list.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from fastmta.config.errors import ConfigError
 from fastmta.config.values import before_comment
+from fastmta.tables.keys import Key, domain_keys
+from fastmta.tables.lookup import Table, TableError, TempFail
 
 if TYPE_CHECKING:
     from fastmta.config.configuration import Config
+    from fastmta.tables.maps import Tables
 
 _ADDRESS_CHARACTERS: Final = frozenset("0123456789.abcdefABCDEF:")
 _PATTERN_CHARACTERS: Final = _ADDRESS_CHARACTERS | frozenset("[]/")
@@ -59,11 +64,36 @@ _NO_MATCH: Final = _Rank(1 << 62, False)
 class MatchList:
     """One compiled list. Which of the match functions to call is the parameter's nature: see for_parameter."""
 
-    __slots__ = ("_addresses", "_cache", "_exact", "_networks", "_parents", "empty", "warnings")
+    __slots__ = (
+        "_addresses",
+        "_asked",
+        "_cache",
+        "_exact",
+        "_networks",
+        "_owner",
+        "_parent",
+        "_parents",
+        "empty",
+        "title",
+        "warnings",
+    )
 
-    def __init__(self, patterns: str | Iterable[str], *, parent: bool = False) -> None:
-        """patterns as in main.cf, separated by commas or blanks, or already split."""
+    def __init__(
+        self,
+        patterns: str | Iterable[str],
+        *,
+        parent: bool = False,
+        tables: Tables | None = None,
+        title: str = "",
+    ) -> None:
+        """patterns as in main.cf, separated by commas or blanks, or already split. tables: who opens type:name; None:
+        what such a pattern would match is not wanted. title: the parameter, for the log.
+        """
         self.warnings: list[str] = []
+        self.title = title
+        self._owner = tables
+        self._parent = parent
+        self._asked: list[tuple[_Rank, Table]] = []  # by place
         self._exact: dict[str, _Rank] = {}
         self._parents: dict[str, _Rank] = {}
         self._addresses: dict[str, _Rank] = {}
@@ -87,13 +117,18 @@ class MatchList:
         key = name, address
         answer = self._cache.get(key)
         if answer is None:
-            answer = self._remember(key, min(self._rank_name(name), self._rank_address(address)))
+            rank = min(self._rank_name(name), self._rank_address(address))
+            if self._asked:
+                return self._ask(rank, [*domain_keys(name.lower(), self._parent), Key(address.lower(), False)])
+            answer = self._remember(key, rank)
         return answer
 
     def match_domain(self, name: str) -> bool:
         """A domain, or one of its parents."""
         answer = self._cache.get(name)
         if answer is None:
+            if self._asked:
+                return self._ask(self._rank_name(name), list(domain_keys(name.lower(), self._parent)))
             answer = self._remember(name, self._rank_name(name))
         return answer
 
@@ -102,12 +137,39 @@ class MatchList:
         key = None, address
         answer = self._cache.get(key)
         if answer is None:
+            if self._asked:
+                return self._ask(self._rank_address(address), [Key(address.lower(), False)])
             answer = self._remember(key, self._rank_address(address))
         return answer
 
     def match_string(self, text: str) -> bool:
         """The very text, in any case: no parent domains, no networks."""
-        return self._exact.get(text.lower(), _NO_MATCH).answer
+        rank = self._exact.get(text.lower(), _NO_MATCH)
+        return self._ask(rank, [Key(text.lower(), False)]) if self._asked else rank.answer
+
+    @property
+    def has_tables(self) -> bool:
+        """Answers may change, and may have to wait."""
+        return bool(self._asked)
+
+    def _ask(self, known: _Rank, keys: list[Key]) -> bool:
+        """The answer, where tables that stand before what is known may say something else."""
+        owner = self._owner
+        assert owner is not None
+        for rank, table in self._asked:
+            if rank > known:
+                break
+            for key in keys:
+                if not key.text or (key.partial and table.is_pattern):
+                    continue
+                try:
+                    value = owner.get(table, key.text)
+                except TempFail:
+                    owner.warn(f"{self.title}: {table.name}: table lookup problem")
+                    raise
+                if value is not None:
+                    return rank.answer
+        return known.answer
 
     def _remember(self, key: object, rank: _Rank) -> bool:
         if len(self._cache) >= _CACHE_LIMIT:
@@ -174,7 +236,12 @@ class MatchList:
             kind = pattern.partition(":")[0]
             if _is_ipv6(pattern):
                 raise PatternError(f"unsupported dictionary type: {kind}; write an IPv6 address as [{pattern}]")
-            raise PatternError(f"{pattern}: lookup tables in this list are not supported yet")
+            if self._owner is not None:
+                try:
+                    self._asked.append((rank, self._owner.open(pattern)))
+                except TableError as error:
+                    raise PatternError(str(error)) from None
+            return
         folded = pattern.lower()
         self._exact.setdefault(folded, rank)
         if parent:
@@ -191,11 +258,11 @@ class MatchList:
             known.setdefault(network.network, rank)
 
 
-def for_parameter(config: Config, parameter: str) -> MatchList:
+def for_parameter(config: Config, parameter: str, tables: Tables | None = None) -> MatchList:
     """The list that a parameter holds, with parents as parent_domain_matches_subdomains says. Raises ConfigError."""
     parent = parameter in config.get_list("parent_domain_matches_subdomains")
     try:
-        return MatchList(config.get_str(parameter), parent=parent)
+        return MatchList(config.get_str(parameter), parent=parent, tables=tables, title=parameter)
     except PatternError as error:
         file, line = config.where(parameter)
         raise ConfigError(file, line, parameter, str(error)) from None

@@ -16,13 +16,14 @@ import uvloop
 
 from fastmta._ext.shared import SharedTable
 from fastmta.access.compiler import AccessCompiler
-from fastmta.address.resolve import Resolver, ResolveSettings
 from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.config import load
 from fastmta.net.clientname import ClientName
 from fastmta.smtpd.service import SmtpdService, WorkerContext
 from fastmta.smtpd.transaction import Transaction
 from fastmta.tables import matchlist
+from fastmta.tables.maps import Tables
+from fastmta.tables.routes import make_resolver
 
 Reply = Callable[[bytes], None]
 
@@ -125,21 +126,24 @@ class SmtpdHere:
     def access(self) -> AccessCompiler:
         cfg = self.config
         rewrite = RewriteSettings(cfg.get_str("myorigin"), cfg.get_str("mydomain"))
-        resolver = Resolver(
-            ResolveSettings.from_config(cfg),
-            matchlist.for_parameter(cfg, "mydestination").match_domain,
-            matchlist.for_parameter(cfg, "relay_domains").match_domain,
-            matchlist.MatchList(["127.0.0.1"]).match_address,
-        )
-        return AccessCompiler(resolver, lambda address: canonical(address, rewrite))
+        self.tables = Tables(cfg, lambda text: self.log.warning("smtpd", text))
+        resolver = make_resolver(cfg, self.tables, matchlist.MatchList(["127.0.0.1"]))
+        return AccessCompiler(resolver, lambda address: canonical(address, rewrite), self.tables)
 
     async def _serve(self) -> None:
         self.loop = self.intake.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self.shared = SharedTable.create(256)
         self.shared.bind(0)
+        access = self.access()
         context = WorkerContext(
-            loop=self.loop, log=self.log, intake=self.intake, shared=self.shared, names=self.names, access=self.access()
+            loop=self.loop,
+            log=self.log,
+            intake=self.intake,
+            shared=self.shared,
+            names=self.names,
+            access=access,
+            tables=self.tables,
         )
         service = self.config.services[0]
         self.service = SmtpdService(self.config.for_service(service), service, context)
@@ -152,6 +156,8 @@ class SmtpdHere:
         while self.service.sessions:
             ended.clear()
             await asyncio.wait_for(ended.wait(), 5)
+        self.tables.close()
+        await asyncio.sleep(0)
         self.shared.close()
 
     def __enter__(self) -> SmtpdHere:

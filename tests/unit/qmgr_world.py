@@ -187,7 +187,7 @@ class Worker:
 
     # the resolver
 
-    def resolve(self, address: str) -> Outcome | Way:
+    def resolve(self, address: str, _sender: str = "") -> Outcome | Way:
         domain = address.rpartition("@")[2]
         way = self.ways.get(domain)
         if way is None:

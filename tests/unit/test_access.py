@@ -15,6 +15,7 @@ from fastmta.access.restrictions import compile_checks, report
 from fastmta.address.resolve import Resolver, ResolveSettings
 from fastmta.address.rewrite import RewriteSettings, canonical
 from fastmta.config import Config, ConfigError, load
+from fastmta.tables.maps import Tables
 
 REWRITE = RewriteSettings("here.example", "example")
 
@@ -147,7 +148,9 @@ def test_mailbox(token: bytes, strict: bool, utf8: bool, expected: str | None) -
 
 
 def test_default_is_no_open_relay(tmp_path: Path) -> None:
-    access = AccessCompiler(destinations()._resolver, lambda address: canonical(address, REWRITE))
+    access = AccessCompiler(
+        destinations()._resolver, lambda address: canonical(address, REWRITE), Tables(config(tmp_path), print)
+    )
     check = access.checks(config(tmp_path), lambda text: None).rcpt
     assert check is not None
     assert check(Client(recipient="x@other.example")) == "454 4.7.1 <x@other.example>: Relay access denied"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastmta.config import ConfigError, load
+from fastmta.tables.lookup import TempFail
+from fastmta.tables.maps import Tables
 from fastmta.tables.matchlist import MatchList, PatternError, for_parameter
 
 
@@ -138,7 +140,6 @@ def test_files(tmp_path: Path) -> None:
             'perhaps you should use "2001:240:5c7::/64" instead',
         ),
         ("2001:db8::/32", "unsupported dictionary type: 2001; write an IPv6 address as [2001:db8::/32]"),
-        ("hash:/etc/x", "hash:/etc/x: lookup tables in this list are not supported yet"),
         ("!", "no pattern after '!'"),
         ("/no/such/file", "open file /no/such/file: No such file or directory"),
     ],
@@ -167,7 +168,28 @@ def test_lists_of_a_configuration(tmp_path: Path) -> None:
     assert for_parameter(config, "proxy_interfaces").empty
     strict = config.with_values({"parent_domain_matches_subdomains": ""})
     assert not for_parameter(strict, "relay_domains").match_domain("sub.example.com")
+    bad = config.with_values({"relay_domains": "192.0.2.1/24"})
     with pytest.raises(ConfigError) as caught:
-        for_parameter(config, "fast_flush_domains")
-    assert (caught.value.line, caught.value.parameter) == (4, "fast_flush_domains")
-    assert "not supported yet" in str(caught.value)
+        for_parameter(bad, "relay_domains")
+    assert caught.value.parameter == "relay_domains"
+
+
+def test_tables_in_a_list(tmp_path: Path) -> None:
+    (tmp_path / "main.cf").write_text(
+        "relay_domains = static.example, !inline:{bad.example=x}, inline:{{example=1}}, regexp:"
+        + str(tmp_path / "re")
+        + ", fail:x, behind.test\n"
+    )
+    (tmp_path / "re").write_text("/^re\\.test$/ ok\n")
+    warnings: list[str] = []
+    config = load(tmp_path, services=False)
+    domains = for_parameter(config, "relay_domains", Tables(config, warnings.append))
+    assert domains.match_domain("static.example")
+    assert not domains.match_domain("bad.example")
+    assert not domains.match_domain("a.bad.example")
+    assert domains.match_domain("other.example")
+    assert domains.match_domain("RE.test")
+    for name in ("x.re.test", "behind.test"):  # patterns are asked with the whole name
+        with pytest.raises(TempFail):
+            domains.match_domain(name)
+    assert warnings == ["relay_domains: fail:x: table lookup problem"] * 2

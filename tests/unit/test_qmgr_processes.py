@@ -33,7 +33,7 @@ class Idle:
     def remove(self, _message: Message) -> None:
         self.left -= 1
 
-    def resolve(self, address: str) -> Way:
+    def resolve(self, address: str, _sender: str = "") -> Way:
         return Way("smtp", "example.com", address)
 
     def held(self) -> list[Message]:

@@ -125,21 +125,21 @@ def read(tmp_path: Path, **parameters: str) -> smtpd_settings.SmtpdSettings:
 
 def test_ehlo(tmp_path: Path) -> None:
     made = read(tmp_path, smtpd_tls_security_level="may", message_size_limit="1000")
-    assert made.ehlo == (
+    assert made.ehlo.plain == (
         b"250-m.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-VRFY\r\n250-STARTTLS\r\n250-ENHANCEDSTATUSCODES\r\n"
         b"250-8BITMIME\r\n250-DSN\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n"
     )
-    assert made.ehlo_tls == made.ehlo.replace(b"250-STARTTLS\r\n", b"")
+    assert made.ehlo.tls == made.ehlo.plain.replace(b"250-STARTTLS\r\n", b"")
     assert made.banner == b"220 m.example ESMTP Postfix\r\n"
 
 
 def test_ehlo_with_nothing_left(tmp_path: Path) -> None:
     words = "pipelining size vrfy enhancedstatuscodes 8bitmime dsn smtputf8 chunking starttls"
-    assert read(tmp_path, smtpd_discard_ehlo_keywords=words).ehlo == b"250 m.example\r\n"
+    assert read(tmp_path, smtpd_discard_ehlo_keywords=words).ehlo.plain == b"250 m.example\r\n"
 
 
 def test_no_size_limit(tmp_path: Path) -> None:
-    assert b"250-SIZE\r\n" in read(tmp_path, message_size_limit="0").ehlo
+    assert b"250-SIZE\r\n" in read(tmp_path, message_size_limit="0").ehlo.plain
 
 
 @pytest.mark.parametrize(
