@@ -320,10 +320,14 @@ cdef class Mapped:
             raise MemoryError
 
     def __init__(self, int descriptor):
-        """Takes over a descriptor that is open for reading, and closes it in the end."""
+        """Takes over a descriptor that is open for reading, and closes it in the end; not where this raises."""
         self.descriptor = descriptor
-        self.map()
-        self.check()
+        try:
+            self.map()
+            self.check()
+        except BaseException:
+            self.descriptor = -1
+            raise
 
     def __dealloc__(self):
         self.unmap()

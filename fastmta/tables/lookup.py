@@ -25,13 +25,13 @@ from typing import Final, Protocol
 import msgspec
 
 TYPES: Final[dict[str, str]] = {
-    "btree": "berkeley",
+    "btree": "btree",
     "cdb": "cdb",
     "cidr": "cidr",
     "debug": "debug",
     "environ": "environ",
     "fail": "fail",
-    "hash": "berkeley",
+    "hash": "hash",
     "inline": "inline",
     "internal": "internal",
     "ldap": "ldap",

@@ -6,8 +6,8 @@
     maker.commit()
 
 A file that is made anew is written beside the old one and takes its place in commit(), durable and at once: who has the
-old one open reads on in it. With `incremental` an existing file is changed: all of it in commit(), or nothing (hash and
-btree: each change is in place at once, as with Postfix). Called by cli/ and by types/berkeley.py.
+old one open reads on in it. With `incremental` an existing file is changed: all of it in commit(), or nothing. Called
+by cli/ and by tables/berkeley.py.
 
 A type is a module of fastmta/tables/makers with a function `open_maker(path, request)`. Raises MakerError with words of
 Postfix. Postfix manual: mkmap_open(3), postmap(1).
@@ -113,3 +113,11 @@ def open_maker(
     request = Request(kind, incremental, duplicates, context, mode, flags)
     maker: Maker = importlib.import_module(f"fastmta.tables.makers.{module}").open_maker(path, request)
     return maker
+
+
+def number(context: Context, parameter: str, default: int) -> int:
+    """A number of main.cf."""
+    try:
+        return int(context.parameters.get_str(parameter))
+    except (KeyError, ValueError):
+        return default

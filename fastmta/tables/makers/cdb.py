@@ -24,7 +24,8 @@ class CdbMaker(Maker):
         super().__init__(path, request)
         if request.incremental:
             raise MakerError(
-                "dict_cdb_open: inappropriate open flags for cdb database - specify O_RDONLY or O_WRONLY|O_CREAT|O_TRUNC"
+                "dict_cdb_open: inappropriate open flags for cdb database - "
+                "specify O_RDONLY or O_WRONLY|O_CREAT|O_TRUNC"
             )
         self._replaces = request.duplicates is Duplicates.REPLACE
         self._entries: dict[bytes, bytes] = {}

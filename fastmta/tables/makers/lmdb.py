@@ -1,9 +1,9 @@
 """lmdb: makes the files that Postfix's lmdb_table(5) reads.
 
 Keys and values end with a zero byte, as Postfix writes them; a file that was made without is continued without. A new
-file is filled in sorted batches of bounded size, which bounds the memory, and is copied without the pages that they left
-free when it is whole; an incremental change is one transaction. The file's size limit begins with lmdb_map_size and
-doubles when it is full: what was in the transaction is then put again.
+file is filled in sorted batches of bounded size, which bounds the memory, and is copied without the pages that they
+left free when it is whole; an incremental change is one transaction. The file's size limit begins with lmdb_map_size
+and doubles when it is full: what was in the transaction is then put again.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from typing import Final
 
 import lmdb
 
-from fastmta.tables.maker import Duplicates, Maker, MakerError, Request
+from fastmta.tables.maker import Duplicates, Maker, MakerError, Request, number
 from fastmta.tables.makers.replacement import Replacement
 
-_BATCH: Final = 1 << 26
+_BATCH: Final = 1 << 25
 """Bytes of keys and values that are kept in memory for a new file."""
 
 _LONGEST_KEY: Final = 511
 _BAD_SIZE: Final = "MDB_BAD_VALSIZE: Unsupported size of key/DB name/data, or wrong DUPFIXED size"
-_DEFAULT_SIZE: Final = 16777216
 
 
 class LmdbMaker(Maker):
@@ -228,10 +227,7 @@ def _double(environment: lmdb.Environment) -> None:
 
 
 def _map_size(request: Request) -> int:
-    try:
-        return max(int(request.context.parameters.get_str("lmdb_map_size")), 1 << 16)
-    except (KeyError, ValueError):
-        return _DEFAULT_SIZE
+    return max(number(request.context, "lmdb_map_size", 16777216), 1 << 16)
 
 
 def open_maker(path: str, request: Request) -> Maker:

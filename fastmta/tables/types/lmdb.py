@@ -34,10 +34,11 @@ class LmdbTable(DataFile):
             if entry is None:
                 return
             key = entry[0]
-            yield _text(key), _text(entry[1])
+            yield text_of(key), text_of(entry[1])
 
 
-def _text(value: bytes) -> str:
+def text_of(value: bytes) -> str:
+    """A key or value of a table file, up to its first zero byte."""
     return value.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
