@@ -426,6 +426,10 @@ cdef class LmdbFile(Mapped):
     cdef int check(self) except -1:
         if mapped_guard(read_transaction, &self.request, self.request.base, self.request.size) != FOUND:
             raise Damaged("MDB_INVALID: File is not an LMDB file")
+        # With the first entry's key we know how keys end, and a miss is one search from the beginning.
+        first = self.after(None)
+        if first is not None and first[0].endswith(b"\0"):
+            self.zero = 1
         return 0
 
     cdef int search(self) except -100:
