@@ -68,8 +68,8 @@ class Maker(ABC):
 
     def put(self, key: str, value: str) -> bool:
         """Add an entry. False where the key is there already and its value was left. Raises MakerError."""
-        folded = self._fold(key)
-        return folded is not None and self._put(folded, to_bytes(value))
+        folded = key.lower().encode() if self._request.flags.fold_fixed and key.isascii() else self._fold(key)
+        return folded is not None and self._put(folded, value.encode("utf-8", "surrogateescape"))
 
     def delete(self, key: str) -> bool:
         """Take an entry away; False where there is none. Raises MakerError."""

@@ -16,10 +16,11 @@ from typing import Final
 
 import lmdb
 
+from fastmta._ext.batches import in_order
 from fastmta.tables.maker import Duplicates, Maker, MakerError, Request, number
 from fastmta.tables.makers.replacement import Replacement
 
-_BATCH: Final = 1 << 25
+_BATCH: Final = 1 << 26
 """Bytes of keys and values that are kept in memory for a new file."""
 
 _LONGEST_KEY: Final = 511
@@ -53,11 +54,13 @@ class LmdbMaker(Maker):
         if len(key) >= _LONGEST_KEY:
             raise MakerError(f"error updating {self.name}: {_BAD_SIZE}")
         key += b"\0"
-        if not self._replaces and (
-            key in self._pending or (self._written is not None and self._written.get(key) is not None)
+        value += b"\0"
+        if self._replaces:
+            self._pending[key] = value
+        elif (self._written is not None and self._written.get(key) is not None) or (
+            self._pending.setdefault(key, value) is not value
         ):
             return False
-        self._pending[key] = value + b"\0"
         self._bytes += len(key) + len(value)
         if self._bytes >= _BATCH:
             self._flush()
@@ -74,7 +77,7 @@ class LmdbMaker(Maker):
 
     def _flush(self) -> None:
         """Write what is pending. Sorted, because neighbours are then put into the same page at about the same time."""
-        items = sorted(self._pending.items())
+        items = in_order(self._pending)
         append = self._written is None
 
         def put(transaction: lmdb.Transaction) -> None:
