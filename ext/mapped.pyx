@@ -197,12 +197,12 @@ cdef int search_lmdb(void *argument) noexcept nogil:
     cdef const char *node
     cdef uint64_t count, low, high, middle
     cdef uint16_t flags
-    cdef int depth, order
+    cdef int _depth, order
     if status < 0:
         return status
     if number == NO_PAGE:
         return MISSING
-    for depth in range(DEEPEST):
+    for _depth in range(DEEPEST):
         page = page_at(request, number, &status)
         if page == NULL:
             return status
@@ -269,7 +269,7 @@ cdef int search_lmdb(void *argument) noexcept nogil:
 cdef int search_cdb(void *argument) noexcept nogil:
     cdef Request *request = <Request *>argument
     cdef uint32_t code = 5381
-    cdef uint64_t at, slots, slot, record, key_size, value_size, count
+    cdef uint64_t at, slots, slot, record, key_size, value_size, _probe
     if request.size < 2048:
         return DAMAGED
     for at in range(request.key_size):
@@ -281,7 +281,7 @@ cdef int search_cdb(void *argument) noexcept nogil:
     if at + 8 * slots > request.size:
         return DAMAGED
     slot = (code >> 8) % slots
-    for count in range(slots):
+    for _probe in range(slots):
         record = get32(request.base + at + 8 * slot + 4)
         if record == 0:
             return MISSING
@@ -435,8 +435,8 @@ cdef class LmdbFile(Mapped):
     cdef int search(self) except -100:
         cdef int status = MISSING
         cdef uint64_t transaction
-        cdef int tries
-        for tries in range(100):
+        cdef int _attempt
+        for _attempt in range(100):
             self.request.transaction = 0
             status = mapped_guard(search_lmdb, &self.request, self.request.base, self.request.size)
             if status == MAPPED_FAULT:
