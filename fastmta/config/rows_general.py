@@ -305,4 +305,16 @@ _OURS: Final = (
     Parameter("fastmta_listen_backlog", INT, "4096", 1, doc="connections that may wait to be accepted"),
 )
 
-ROWS: Final = _NAMES + _ADDRESSES + _ROUTING + _QUEUE + _LOGGING + _PROCESSES + _OURS
+_TABLE_FILES: Final = (
+    Parameter("lmdb_map_size", SIZE, "16777216", 8192, doc="first size limit of an LMDB file that is made; it doubles"),
+    Parameter(
+        "berkeley_db_create_buffer_size",
+        INT,
+        "16777216",
+        1,
+        doc="memory to make a hash or btree file, in bytes",
+    ),
+    Parameter("berkeley_db_read_buffer_size", INT, "131072", 1, doc="memory to read a hash or btree table, in bytes"),
+)
+
+ROWS: Final = _NAMES + _ADDRESSES + _ROUTING + _QUEUE + _LOGGING + _PROCESSES + _TABLE_FILES + _OURS

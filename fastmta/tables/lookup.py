@@ -25,13 +25,17 @@ from typing import Final, Protocol
 import msgspec
 
 TYPES: Final[dict[str, str]] = {
+    "btree": "btree",
+    "cdb": "cdb",
     "cidr": "cidr",
     "debug": "debug",
     "environ": "environ",
     "fail": "fail",
+    "hash": "hash",
     "inline": "inline",
     "internal": "internal",
     "ldap": "ldap",
+    "lmdb": "lmdb",
     "memcache": "memcache",
     "mongodb": "mongodb",
     "mysql": "mysql",

@@ -1,0 +1,1 @@
+"""Makers of table files, a module a type."""
