@@ -92,6 +92,20 @@ def to_list(text: str) -> tuple[str, ...]:
     return tuple(items)
 
 
+def inside_braces(text: str) -> str:
+    """What stands between { and }, without blanks at its ends (extpar(3)). Raises ValueError with Postfix's words."""
+    if not text.startswith("{"):
+        raise ValueError(f"no '{{' at start of text in \"{text}\"")
+    level = 0
+    for at, character in enumerate(text):
+        level += (character == "{") - (character == "}")
+        if level == 0:
+            if text[at + 1 :].strip():
+                raise ValueError(f"syntax error after '}}' in \"{text}\"")
+            return text[1:at].strip()
+    raise ValueError(f"missing '}}' in \"{text}\"")
+
+
 def before_comment(text: str) -> tuple[tuple[str, ...], str]:
     """The same up to the first item that begins with #, where Postfix ends a list; and what it says of that, or ""."""
     words = to_list(text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from fastmta.config.lines import WHITESPACE
-from fastmta.config.values import to_list
+from fastmta.config.values import inside_braces, to_list
 from fastmta.tables.lookup import Context, Flags, Table, TableError
 from fastmta.tables.source import fold_key
 
@@ -50,11 +50,7 @@ def unbraced(item: str, title: str, need: str) -> str:
     """An item without { } around it and the blanks within. Raises TableError."""
     if not item.startswith("{"):
         return item
-    level = 0
-    for at, character in enumerate(item):
-        level += (character == "{") - (character == "}")
-        if level == 0:
-            if item[at + 1 :].strip(WHITESPACE):
-                raise TableError(f'syntax error after \'}}\' in "{item}": "{title}"; need "{need}"')
-            return item[1:at].strip(WHITESPACE)
-    raise TableError(f'missing \'}}\' in "{item}": "{title}"; need "{need}"')
+    try:
+        return inside_braces(item)
+    except ValueError as error:
+        raise TableError(f'{error}: "{title}"; need "{need}"') from None

@@ -32,6 +32,7 @@ class PatternTable(FileTable):
     """One open table of regular expressions."""
 
     is_pattern = True
+    inline = True
     unclosed = "skipping"
     zero = "out of range"
 

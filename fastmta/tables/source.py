@@ -16,7 +16,7 @@ from abc import abstractmethod
 from pathlib import Path
 
 from fastmta.config.lines import LogicalLine, logical_lines
-from fastmta.config.values import to_list
+from fastmta.config.values import inside_braces, to_list
 from fastmta.tables.lookup import Context, Flags, Table, TableError
 
 Stamp = tuple[int, int, int, int]
@@ -64,6 +64,7 @@ class FileTable(Table):
     """A table in a text file: compile() makes the rules, which get() of the subclass reads."""
 
     opening = "open {path}: {reason}"
+    inline = False  # the rules may stand in the name: kind:{{rule}, {rule}}
 
     def __init__(self, kind: str, path: str, flags: Flags, context: Context) -> None:
         """Read it. Raises TableError in Postfix's words where it is not readable."""
@@ -73,6 +74,7 @@ class FileTable(Table):
         self.flags = flags
         self.context = context
         self._seen: Stamp | None = None
+        self._in_name = self.inline and path.startswith("{")
         self._warned = ""
         try:
             self._load()
@@ -88,10 +90,13 @@ class FileTable(Table):
         self.context.warn(f"{self.kind} map {self.path}, line {line}: {text}")
 
     def _load(self) -> None:
-        with open(self.path, "rb") as file:
-            status = os.fstat(file.fileno())
-            text = file.read().decode("utf-8", "surrogateescape")
-        self._seen = stamp(status)
+        if self._in_name:
+            text = _inline_text(self.kind, self.path)
+        else:
+            with open(self.path, "rb") as file:
+                status = os.fstat(file.fileno())
+                text = file.read().decode("utf-8", "surrogateescape")
+            self._seen = stamp(status)
         warnings: list[str] = []
         lines = list(logical_lines(text, self.path, warnings))
         for warning in warnings:
@@ -100,6 +105,8 @@ class FileTable(Table):
 
     def refresh(self) -> bool:
         """Compile the file again if it changed; the old rules stay where it is not readable."""
+        if self._in_name:
+            return False
         try:
             if stamp(os.stat(self.path)) == self._seen:  # noqa: PTH116
                 return False
@@ -115,6 +122,14 @@ class FileTable(Table):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _inline_text(kind: str, name: str) -> str:
+    """The rules in a table's name, a line each (dict_stream(3)). Raises TableError."""
+    try:
+        return "\n".join(map(inside_braces, to_list(inside_braces(name))))
+    except ValueError as error:
+        raise TableError(f"{kind} map: {error}") from None
 
 
 def stamp(status: os.stat_result) -> Stamp:

@@ -291,3 +291,38 @@ def test_texthash(tmp_path: Path) -> None:
     name = f"texthash:{tmp_path}/table"
     keys = ["a", "b", "k", "K", "x y", 'q"r', '"x y"', '"q\\"r"', '"unterminated', ":colon", "k2", "k2:", "é", "É"]
     assert here(name, keys) == there(name, keys, tmp_path)
+
+
+IN_NAMES = [
+    "{{/a(.)/ x$1}, {/b/ y}}",
+    "{ {/a/ x} , foo }",
+    "{ {/a/ x} , {junk} }",
+    "{ {/a/ x} , { /b/ q r  } }",
+    "{ {if /a/} {/ab/ 1} {endif} {/b/ 2} }",
+    "{}",
+    "{ }",
+    "{{}}",
+    "{{/a/ b}",
+    "{{/a/ b} {",
+    "{{/a/ b}}x",
+    "{{/a/ b}, {/c/ d}e}",
+    "{{/a/ b}{/x/ d}}",
+    "{ { {/a/ b} } }",
+    "{{/a/ b},{}, {/x/ d}, {foo}}",
+    "{{/a/ {b}}}",
+    "{{/a{1,2}/ x}}",
+    "{{ #c}, {/a/ x}}",
+    "{{1.2.3.0/24 x}, {::/0 y}}",
+    "{{1.2.3.0/24 x}, {junk y}}",
+    "{{1.2.3.0/24}}",
+    "{{if 1.0.0.0/8} {!1.2.0.0/16 no} {endif} {1.2.3.4 {x}}}",
+]
+
+
+@pytest.mark.parametrize("kind", ["regexp", pytest.param("pcre", marks=needs_pcre), "cidr", "texthash"])
+@pytest.mark.parametrize("rules", IN_NAMES)
+def test_rules_in_the_name(kind: str, rules: str, tmp_path: Path) -> None:
+    """As file names, where a type has no rules in its name."""
+    keys = ["ab", "b", "x", "1.2.3.4", "1.3.3.3", "::5"]
+    name = f"{kind}:{rules}"
+    assert here(name, keys) == there(name, keys, tmp_path)

@@ -58,6 +58,7 @@ class CidrTable(FileTable):
     """One open table."""
 
     is_pattern = True
+    inline = True
 
     def get(self, key: str) -> str | None:
         """The value of the first network that an address is in; None for what is no address."""
