@@ -117,8 +117,7 @@ class WorkerTarget:
             message = self._worker.store.find(queue_id)
         if message is None or queue is None:
             return None
-        done = message.done
-        left = [i for i in range(len(message.envelope.recipients)) if done is None or not done[i]]
+        left = message.left()
         reasons = dict.fromkeys(result.text for result in (message.deferred or {}).values())
         destinations: dict[tuple[str, str], Destination] = {}
         if queue in (ACTIVE_QUEUE, DEFERRED, HOLD_QUEUE):

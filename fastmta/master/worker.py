@@ -42,7 +42,7 @@ from fastmta.net.resolvconf import read_dns_settings
 from fastmta.observe.log import Log
 from fastmta.qmgr.active import Active, ActiveContext
 from fastmta.qmgr.operations import Operations
-from fastmta.qmgr.resolving import Resolving, at_once
+from fastmta.qmgr.resolving import NEVER, RemoteResolving
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.queue.errors import QueueFull
 from fastmta.queue.settings import QueueSettings
@@ -93,7 +93,11 @@ class Worker:
         own = matchlist.MatchList(f"[{address}]" if ":" in address else address for address in cfg.own_addresses())
         self.tables = Tables(cfg, lambda text: self.log.warning("trivial-rewrite", text))
         self.addresses = make_resolver(cfg, self.tables, own)
-        resolving = None if self.tables.are_local else Resolving(self.addresses, self.tables.ask)
+        asked = (
+            None
+            if self.tables.are_local
+            else RemoteResolving(self.addresses, self.tables.ask, lambda *fault: self.active.failed(*fault))
+        )
         rewrites_for = header_rewrite_clients(
             cfg.get_list("local_header_rewrite_clients"),
             own.match_address,
@@ -112,8 +116,8 @@ class Worker:
             ActiveContext(
                 settings=QmgrSettings.read(cfg),
                 store=self.store,
-                resolver=resolving or self.addresses,
-                is_resolved=resolving.is_resolved if resolving else at_once,
+                resolver=asked or self.addresses,
+                resolving=asked or NEVER,
                 bouncer=self.bouncer,
                 log=self.log,
                 loop=loop,

@@ -54,3 +54,8 @@ class Message(msgspec.Struct, eq=False):
     def queue_id(self) -> str:
         """The queue id, as logged and listed."""
         return self.envelope.queue_id
+
+    def left(self) -> list[int]:
+        """The indexes of the recipients that still need something."""
+        done = self.done
+        return [index for index in range(len(self.envelope.recipients)) if done is None or not done[index]]

@@ -28,7 +28,7 @@ from fastmta.model.message import FLAG_EXPIRE, FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.closing import Closing
 from fastmta.qmgr.ports import Agent, Bouncer, Log, Loop, Resolver, Store, Timer
-from fastmta.qmgr.resolving import at_once
+from fastmta.qmgr.resolving import NEVER, Resolving
 from fastmta.qmgr.routing import UNAVAILABLE, Router, destination_name, in_order, redirect
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
@@ -36,13 +36,8 @@ from fastmta.qmgr.sweep import SWEEP_INTERVAL, Sweep
 NOWHERE: Final = Attempt()  # relay=none
 EXPIRED: Final = Deferred("4.7.0", "message is administratively expired")
 CHUNK: Final = 200  # messages or recipients that one turn of the loop works on, where there are many
-TRANSPORT_RETRY: Final = 60.0  # seconds between warnings about one (transport_retry_time)
 PROGRESS: Final = 1.0  # seconds between records of a message's progress
 FRESH_SHARE: Final = 0.25  # of the active queue is kept free for fresh mail
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
 
 
 class ActiveContext(msgspec.Struct, frozen=True, eq=False):
@@ -56,7 +51,7 @@ class ActiveContext(msgspec.Struct, frozen=True, eq=False):
     loop: Loop
     table: SharedTable
     clock: Callable[[], float] | None = None  # tests; None = the system's
-    is_resolved: Callable[[Message, Callable[[Message], object]], bool] = at_once  # resolving.Resolving.is_resolved
+    resolving: Resolving = NEVER
 
 
 class Active:
@@ -74,12 +69,11 @@ class Active:
         self.traced: dict[str, dict[str, list[tuple[int, Sent]]]] = {}  # successes to be reported, by relay
         self.now = context.clock or time.time
         self.scheduler = Scheduler(context.table, self, context.clock)
-        self.router = Router(context.settings, context.resolver, self.scheduler, self._unknown_transport)
+        self.router = Router(context.settings, context.resolver, self.scheduler, context.log, self.now)
         self.closing = Closing(self)
         self.sweep = Sweep(self)
         self.suspended_requests: list[tuple[DeliveryRequest, Deferred]] = []
         self._progress: dict[str, Message] = {}  # whose state is to be recorded at the next PROGRESS
-        self._unknown: dict[str, float] = {}  # transports that are not there: when that was logged
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._refill_timer: Timer | None = None
@@ -120,7 +114,7 @@ class Active:
 
     def drain(self, done: Callable[[], None] | None = None) -> None:
         """Begin no delivery any more; done() when those on their way have ended and all state is recorded."""
-        self._drained = done or _nothing
+        self._drained = done or (lambda: None)
         self.scheduler.drain()
         self.context.loop.remove_reader(self.context.table.wake_fd())
         for timer in (self._refill_timer, self._sweep_timer):
@@ -142,28 +136,14 @@ class Active:
             if message.flags & FLAG_EXPIRE:
                 self._expire(message, now)
                 return True
-        if queue_id in self.messages or not self.context.is_resolved(message, self.admit):
+        if queue_id in self.messages:
             return True
         if len(self.messages) >= self._limit or self.scheduler.draining or self._too_many():
             self._put_off(message, now)
             return False
-        recipients = envelope.recipients
-        message.activated = now
-        self.messages[queue_id] = message
-        if len(recipients) == 1:
-            message.remaining = 1
-            self.recipients += 1
-            self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, 1))
-            address = recipients[0].address
-            where = self.router.route(address, self._flushing, envelope.sender)
-            if self.router.recipient != address:
-                redirect(message, {0: self.router.recipient})
-            if isinstance(where, Destination):
-                self.scheduler.add(where, message, None)
-            else:
-                self.outcome(message, [0], where, now)
-            return True
-        self._admit_many(message, now)
+        left = self._enter(message, now)
+        if self.context.resolving.is_resolved(message, self._flushing, self._resolved):
+            self._route(message, left, now)
         return True
 
     def admit_now(self, message: Message) -> bool:
@@ -178,14 +158,48 @@ class Active:
         """Whether the recipients in memory are too many for another message (a first one may have any number)."""
         return self.recipients > self.settings.message_recipient_limit and len(self.messages) > 0
 
-    def _admit_many(self, message: Message, now: float) -> None:
+    def _enter(self, message: Message, now: float) -> list[int]:
+        """It is in the active queue from now on. The recipients without a result."""
         envelope = message.envelope
-        recipients = envelope.recipients
-        done = message.done
-        left = [i for i in range(len(recipients)) if done is None or not done[i]]
+        queue_id = envelope.queue_id
+        message.activated = now
+        self.messages[queue_id] = message
+        left = message.left()
         message.remaining = len(left)
         self.recipients += len(left)
-        self._write("qmgr", queue_active(envelope.queue_id, envelope.sender, envelope.size, len(left)))
+        self._write("qmgr", queue_active(queue_id, envelope.sender, envelope.size, len(left)))
+        return left
+
+    def _resolved(self, message: Message, flush: bool) -> None:
+        """What is_resolved() waited for. An order that came meanwhile is obeyed; who drains gives all back anyway."""
+        if self.messages.get(message.envelope.queue_id) is not message or self.scheduler.draining:
+            return
+        now = self.now()
+        if message.envelope.queue_id in self.orders:
+            self.recipients -= message.remaining
+            message.remaining = 0
+            self.closing.round_over(message, now)
+            return
+        flushing, self._flushing = self._flushing, flush
+        try:
+            self._route(message, message.left(), now)
+        finally:
+            self._flushing = flushing
+
+    def _route(self, message: Message, left: list[int], now: float) -> None:
+        """Give its recipients to the destinations that they go to."""
+        envelope = message.envelope
+        recipients = envelope.recipients
+        if len(recipients) == 1:
+            address = recipients[0].address
+            where = self.router.route(address, self._flushing, envelope.sender)
+            if self.router.recipient != address:
+                redirect(message, {0: self.router.recipient})
+            if isinstance(where, Destination):
+                self.scheduler.add(where, message, None)
+            else:
+                self.outcome(message, [0], where, now)
+            return
         if not left:
             self.closing.round_over(message, now)
             return
@@ -226,14 +240,8 @@ class Active:
 
     def _expire(self, message: Message, now: float) -> None:
         """Forced expiration (postsuper -e): no attempt is made; the reason of the delay stands, if there is one."""
-        envelope = message.envelope
-        message.activated = now
-        self.messages[envelope.queue_id] = message
-        left = [i for i in range(len(envelope.recipients)) if message.done is None or not message.done[i]]
+        left = self._enter(message, now)
         known = message.deferred or {}
-        message.remaining = len(left)
-        self.recipients += len(left)
-        self._write("qmgr", queue_active(envelope.queue_id, envelope.sender, envelope.size, len(left)))
         silent = [i for i in left if i in known]
         message.remaining -= len(silent)
         self.recipients -= len(silent)
@@ -242,13 +250,6 @@ class Active:
             self.outcome(message, loud, EXPIRED, now)
         else:
             self.closing.round_over(message, now)
-
-    def _unknown_transport(self, name: str) -> None:
-        """Something resolves to a transport that master.cf does not have: said once a minute."""
-        now = self.now()
-        if self._unknown.get(name, 0.0) + TRANSPORT_RETRY <= now:
-            self._unknown[name] = now
-            self.log.warning("qmgr", f"connect to transport private/{name}: No such file or directory")
 
     # -- out: called by the scheduler
 

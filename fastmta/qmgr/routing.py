@@ -18,7 +18,7 @@ from fastmta._ext.sched import Destination, Scheduler, Transport
 from fastmta.model.envelope import Recipient
 from fastmta.model.message import Message
 from fastmta.model.outcome import Bounced, Deferred, Outcome
-from fastmta.qmgr.ports import Resolved, Resolver
+from fastmta.qmgr.ports import Log, Resolved, Resolver
 from fastmta.qmgr.settings import QmgrSettings
 from fastmta.tables.keys import split_extension
 from fastmta.tables.lookup import TempFail
@@ -28,6 +28,8 @@ NULL_RECIPIENT: Final = Bounced("5.1.3", "null recipient address")
 DEFERRED_TRANSPORT: Final = Deferred("4.3.2", "deferred transport")
 LOOKUP_FAILURE: Final = Deferred("4.3.0", "address resolver failure")
 UNAVAILABLE: Final = Deferred("4.3.0", "mail transport unavailable")
+
+TRANSPORT_RETRY: Final = 60.0  # seconds between warnings about one (transport_retry_time)
 
 # Their destinations stand for reasons, not for sites: they never die and are not per recipient.
 REASON_TRANSPORTS: Final = frozenset({"error", "retry"})
@@ -41,10 +43,13 @@ class Router:
         settings: QmgrSettings,
         resolver: Resolver,
         scheduler: Scheduler,
-        unknown: Callable[[str], None] = lambda _name: None,
+        log: Log,
+        clock: Callable[[], float],
     ) -> None:
-        """settings says what is put off; unknown is told the name of a transport that is not there."""
-        self._unknown = unknown
+        """settings says what is put off."""
+        self._log = log
+        self._clock = clock
+        self._warned: dict[str, float] = {}  # transports that are not there: when that was logged
         self._settings = settings
         self._resolver = resolver
         self._transports: dict[str, Transport] = scheduler.transports
@@ -73,7 +78,7 @@ class Router:
         name = resolved.transport
         transport = self._transports.get(name)
         if transport is None:
-            self._unknown(name)
+            self._warn(name)
             return UNAVAILABLE
         if name in self._settings.defer_transports and not flush:
             return DEFERRED_TRANSPORT
@@ -91,6 +96,13 @@ class Router:
                 if dead is not None:
                     return dead
         return destination
+
+    def _warn(self, name: str) -> None:
+        """Something resolves to a transport that master.cf does not have: said once a minute."""
+        now = self._clock()
+        if self._warned.get(name, 0.0) + TRANSPORT_RETRY <= now:
+            self._warned[name] = now
+            self._log.warning("qmgr", f"connect to transport private/{name}: No such file or directory")
 
     def _queue_name(self, resolved: Resolved) -> str:
         local = resolved.recipient.rpartition("@")[0] or resolved.recipient

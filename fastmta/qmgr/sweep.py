@@ -36,6 +36,8 @@ class Sweep:
         counts, flying = active.scheduler.census()
         for request, _reason in active.suspended_requests:
             counts[request.message] = counts.get(request.message, 0) + len(request.recipients)
+        for message in active.context.resolving.waiting:
+            counts[message] = message.remaining
         wrong: list[str] = []
         for queue_id, message in list(active.messages.items()):
             owned = counts.pop(message, 0)

@@ -15,6 +15,7 @@ from fastmta.model.envelope import Envelope, Recipient
 from fastmta.model.message import FLAG_HOLD, Message
 from fastmta.model.outcome import Attempt, Bounced, Deferred, Outcome, Result, Sent
 from fastmta.qmgr.active import Active, ActiveContext
+from fastmta.qmgr.resolving import NEVER, Ask, RemoteResolving
 from fastmta.qmgr.settings import QmgrSettings, TransportRules
 
 START = 1_000_000.0
@@ -99,12 +100,12 @@ class World:
         for table in self.tables:
             table.fixed_time = now
 
-    def worker(self, slot: int = 0, **settings: Any) -> Worker:
+    def worker(self, slot: int = 0, ask: Ask | None = None, **settings: Any) -> Worker:
         table = SharedTable.attach(self.table.fd)
         table.bind(slot)
         table.fixed_time = self.time
         self.tables.append(table)
-        return Worker(self, table, QmgrSettings(**settings))
+        return Worker(self, table, QmgrSettings(**settings), ask)
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -116,7 +117,7 @@ class Way(msgspec.Struct, frozen=True):
 class Worker:
     """The queue manager of one worker with a queue, a resolver (domain -> next hop), a bouncer and a log of its own."""
 
-    def __init__(self, world: World, table: SharedTable, settings: QmgrSettings) -> None:
+    def __init__(self, world: World, table: SharedTable, settings: QmgrSettings, ask: Ask | None = None) -> None:
         self.world = world
         self.lines: list[str] = []
         self.panics: list[str] = []
@@ -131,7 +132,11 @@ class Worker:
         self.ways: dict[str, Outcome | Way] = {}
         self._number = count(1)
         self._flush: list[str] = []
-        self.active = Active(ActiveContext(settings, self, self, self, self, world, table, world.clock))
+        # ask: what resolve() says comes from a remote table
+        remote = RemoteResolving(self, ask, lambda where, error: self.panic(where, repr(error), error)) if ask else None
+        self.active = Active(
+            ActiveContext(settings, self, remote or self, self, self, world, table, world.clock, remote or NEVER)
+        )
 
     # the queue
 
